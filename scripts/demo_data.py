@@ -1,0 +1,528 @@
+"""Draws the pictures, holes and captions that the embedded demo model learns from.
+
+One sample is what an inpainting request is about: a picture, a hole in it, and a prompt that says what
+the hole shows. Objects are glyphs of Noto Color Emoji; backgrounds are drawn, or cut out of the photos
+that scikit-image ships. Everything follows from a ``numpy.random.Generator``, so a seed is a sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+Rgb = npt.NDArray[np.uint8]  # (H, W, 3), 0..255
+Hole = npt.NDArray[np.bool_]  # (H, W), True: to be painted
+
+EMOJI_FONT = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # Debian: fonts-noto-color-emoji
+EMOJI_FONT_SIZE = 109  # the one bitmap size the font holds; any other size is refused by FreeType
+BACKGROUND_SHARE = 0.22  # samples whose hole shows the background only
+DISTRACTOR_SHARE = 0.25  # samples with another object elsewhere in the picture
+OBJECT_SPAN = (0.34, 0.80)  # longer side of the object, as a share of the picture's side
+MAX_TURN_DEGREES = 8.0
+
+TRAINING_PHOTOS = (
+    "astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "grass.png", "gravel.png", "brick.png",
+    "hubble_deep_field.jpg", "camera.png", "moon.png",
+)  # fmt: skip
+HELD_OUT_PHOTOS = ("chelsea.png",)
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoObject:
+    """A thing the model can paint: its emoji and the names it goes by, the first being its label."""
+
+    emoji: str
+    names: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """The name shown in reports and on the contact sheet."""
+        return self.names[0]
+
+
+def _catalogue() -> tuple[DemoObject, ...]:
+    rows = """
+    🌹 red rose, rose, rose flower
+    🚗 red car, red sports car, car, sports car, red automobile
+    😀 smiling face, happy face, smiling happy face, smile, grinning face
+    🍎 red apple, apple
+    🐱 cat, yellow cat, kitten, cat face
+    🐶 dog, puppy, dog face
+    💗 pink heart, heart, love heart
+    ⭐ yellow star, star, golden star
+    🔥 fire, flame, burning fire
+    🌞 sun, yellow sun, smiling sun
+    🌙 crescent moon, moon, yellow moon
+    🌳 green tree, tree, oak tree
+    🌴 palm tree, palm
+    🌵 cactus, green cactus
+    🌻 sunflower, yellow flower, yellow sunflower
+    🌷 pink tulip, tulip
+    🍄 red mushroom, mushroom, toadstool
+    🍌 banana, yellow banana, bananas
+    🍍 pineapple
+    🍉 watermelon, slice of watermelon, watermelon slice
+    🍇 grapes, purple grapes, bunch of grapes
+    🍓 strawberry, red strawberry
+    🍒 cherries, red cherries, cherry
+    🍋 lemon, yellow lemon
+    🥕 carrot, orange carrot
+    🌽 corn, ear of corn, maize
+    🍆 eggplant, aubergine, purple eggplant
+    🥑 avocado, green avocado
+    🍕 pizza, slice of pizza, pizza slice
+    🍔 hamburger, burger, cheeseburger
+    🍩 donut, doughnut, chocolate donut
+    🎂 birthday cake, cake, cake with candles
+    🍦 ice cream, ice cream cone, vanilla ice cream
+    ☕ cup of coffee, coffee, coffee cup, hot coffee, cup of tea
+    🍺 glass of beer, beer, mug of beer
+    🐸 frog, green frog, frog face
+    🐼 panda, panda bear, panda face
+    🐷 pig, pink pig, pig face
+    🐤 chick, yellow chick, little bird, yellow bird
+    🐧 penguin
+    🐠 tropical fish, fish, yellow fish
+    🐳 blue whale, whale
+    🐙 octopus, pink octopus
+    🦋 orange butterfly, butterfly
+    🐞 ladybug, ladybird, beetle
+    🐢 turtle, green turtle, tortoise
+    🐌 snail
+    🦀 red crab, crab
+    🦊 fox, orange fox, fox face
+    🦁 lion, lion face
+    🚌 bus, blue bus, city bus
+    🚜 tractor, farm tractor
+    🚲 bicycle, bike
+    🚀 rocket, space rocket, spaceship
+    ⛵ sailboat, sailing boat, boat
+    🏠 house, small house, cottage
+    ⛺ tent, orange tent, camping tent
+    ☂️ purple umbrella, umbrella, open umbrella
+    🎈 red balloon, balloon
+    🎁 gift box, gift, present, gift with a ribbon
+    ⚽ soccer ball, football, ball
+    🏀 basketball, orange ball
+    🏆 golden trophy, trophy, golden cup
+    🎸 guitar, electric guitar
+    ⏰ alarm clock, clock, red clock
+    💡 light bulb, lightbulb, lamp
+    🔑 golden key, key
+    📕 red book, book, closed book
+    👑 golden crown, crown
+    🎩 top hat, black hat, hat
+    📷 camera, photo camera
+    💎 blue diamond, diamond, gem, jewel
+    🤖 robot, robot face
+    👻 white ghost, ghost
+    ⛄ snowman
+    🎃 pumpkin, halloween pumpkin, jack-o-lantern
+    🌈 rainbow
+    😡 angry face, angry red face, furious face
+    🚦 traffic light, traffic lights
+    🦜 green parrot, parrot
+    """
+    lines = [line.strip().partition(" ") for line in rows.strip().splitlines()]
+    return tuple(DemoObject(emoji, tuple(n.strip() for n in names.split(","))) for emoji, _, names in lines)
+
+
+OBJECTS: tuple[DemoObject, ...] = _catalogue()
+
+# {a}: the name with its article, {x}: the bare name.
+OBJECT_PHRASES = (
+    "{x}", "{x}", "{a}", "{a}", "a photo of {a}", "a picture of {a}", "an image of {a}", "{a}, high quality",
+    "{a}, highly detailed", "{x}, detailed, sharp", "a beautiful {x}", "a nice {x}", "a small {x}", "a big {x}",
+    "a large {x}", "a cute {x}", "the {x}", "one {x}", "{a} on a table", "{a} in the garden", "{a} on the ground",
+    "{a} in the middle", "a close-up of {a}", "a drawing of {a}", "a cartoon {x}", "a realistic {x}", "paint {a}",
+    "replace with {a}", "add {a}", "{a} here", "beautiful {x}", "a shiny new {x}", "{a} in front of a wall",
+    "a painting of {a}", "{a}, masterpiece, best quality", "a lovely {x}, natural light", "{a} in a field",
+)  # fmt: skip
+EXTRA_PHRASES: dict[str, tuple[str, ...]] = {
+    "red rose": ("a beautiful red rose", "a beautiful red rose in bloom", "a rose in a vase"),
+    "red car": ("a red sports car", "red sports car on the road", "a fast red car", "a red car on the street"),
+    "smiling face": ("smiling face, happy expression", "a smiling face, happy expression", "happy expression",
+                     "a happy smiling person", "face with a smile"),
+}  # fmt: skip
+BACKGROUND_CAPTIONS = (
+    "empty background, natural scene", "empty background", "natural scene", "background", "plain background",
+    "clean background", "the background", "just the background", "nothing", "remove the object", "remove it",
+    "no objects", "empty scene", "empty space", "empty background, no objects", "continuation of the scene, seamless",
+    "continuation of the scene", "seamless continuation", "seamless background", "extend the background",
+    "extend the picture", "the surroundings", "background only", "smooth background", "background texture",
+    "seamless texture", "clean empty wall", "empty background, seamless", "a natural empty background",
+    "wall, floor, background", "sky", "grass and sky", "landscape", "fill in the background", "erase",
+)  # fmt: skip
+FILLER_WORDS = (
+    "pretty", "old", "modern", "soft", "warm", "light", "dark", "summer", "winter", "evening", "morning", "studio",
+    "8k", "4k", "photo", "photorealistic", "bright", "colorful", "vintage", "elegant", "simple", "fresh", "wooden",
+    "cinematic", "sharp focus", "bokeh", "soft light", "professional", "my", "some", "this", "that", "please", "with",
+    "and", "very", "of", "standing", "sitting", "lying", "next to", "under", "over", "street", "water", "room",
+)  # fmt: skip
+FILLER_SHARE = 0.12  # object captions with such words
+# Negative prompts of the guide and of habit: taught as "no caption", for the model knows nothing ugly to avoid.
+NEGATIVE_WORDS = (
+    "blurry", "low quality", "object", "person", "watermark", "old car", "damaged", "cut off", "border", "edge",
+    "sad", "angry", "distorted", "ugly", "deformed", "bad anatomy", "text", "noise", "worst quality", "jpeg artifacts",
+    "low resolution", "signature", "out of frame", "extra limbs", "cropped", "oversaturated", "grainy",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Where an object lies: centre and longer side in pixels, turn in degrees."""
+
+    center_x: float
+    center_y: float
+    span: float
+    turn: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One training example.
+
+    Attributes:
+        picture: what stands in the picture once the hole is painted.
+        hole: what the model has to paint.
+        caption: what the hole shows.
+        label: index into ``OBJECTS``, or -1 where the hole shows background.
+    """
+
+    picture: Rgb
+    hole: Hole
+    caption: str
+    label: int
+
+
+# --- objects ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def glyph(emoji: str) -> Image.Image:
+    """The emoji as RGBA with premultiplied alpha, cut to its outline; about 128 pixels on its longer side."""
+    font = ImageFont.truetype(str(EMOJI_FONT), EMOJI_FONT_SIZE)
+    canvas = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
+    ImageDraw.Draw(canvas).text((12, 12), emoji, font=font, embedded_color=True)
+    box = canvas.getchannel("A").getbbox()
+    if box is None:
+        raise ValueError(f"the emoji font has no glyph for {emoji!r}")
+    # Premultiplied, so that scaling and turning leave no dark fringe.
+    return canvas.crop(box).convert("RGBa")
+
+
+def object_layer(item: DemoObject, box: Box, size: int) -> npt.NDArray[np.float32]:
+    """The object alone on an empty picture: ``(size, size, 4)`` float32 0..255, alpha premultiplied."""
+    picture = glyph(item.emoji)
+    factor = box.span / max(picture.size)
+    size_px = (max(2, round(picture.width * factor)), max(2, round(picture.height * factor)))
+    small = picture.resize(size_px, Image.Resampling.BOX if factor < 0.5 else Image.Resampling.BILINEAR, reducing_gap=3)
+    if box.turn:
+        small = small.rotate(box.turn, Image.Resampling.BICUBIC, expand=True)
+    layer = Image.new("RGBa", (size, size))
+    layer.paste(small, (round(box.center_x - small.width / 2), round(box.center_y - small.height / 2)))
+    return np.asarray(layer, dtype=np.float32)
+
+
+def put(picture: Rgb, layer: npt.NDArray[np.float32]) -> Rgb:
+    """Lays an object's layer (see ``object_layer``) over a picture of the same size."""
+    alpha = layer[..., 3:] / 255.0
+    return np.clip(picture * (1 - alpha) + layer[..., :3] + 0.5, 0, 255).astype(np.uint8)
+
+
+# --- backgrounds -----------------------------------------------------------------------------------------------------
+
+
+def _color(rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    # Two thirds muted, as walls, skies and tables are; one third anything.
+    color = rng.uniform(0, 255, 3)
+    if rng.random() < 0.66:
+        grey = color.mean()
+        color = grey + (color - grey) * rng.uniform(0.1, 0.5)
+    return color.astype(np.float32)
+
+
+def _ramp(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """A linear or radial ramp, ``(size, size, 1)`` 0..1."""
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    if rng.random() < 0.65:
+        angle = rng.uniform(0, 2 * math.pi)
+        ramp = x * math.cos(angle) + y * math.sin(angle)
+    else:
+        ramp = np.hypot(x - rng.uniform(-0.2, 1.2), y - rng.uniform(-0.2, 1.2))
+    ramp = (ramp - ramp.min()) / max(float(np.ptp(ramp)), 1e-6)
+    return np.asarray(ramp[..., None], dtype=np.float32)
+
+
+def _smooth_noise(size: int, cells: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Noise with about ``cells`` bumps a side, ``(size, size, 1)`` 0..1."""
+    coarse = Image.fromarray(rng.integers(0, 256, (cells + 1, cells + 1), dtype=np.uint8))
+    fine = coarse.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(fine, dtype=np.float32)[..., None] / 255.0
+
+
+def _plain(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    return np.broadcast_to(_color(rng), (size, size, 3)).astype(np.float32)
+
+
+def _gradient(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    ramp = _ramp(size, rng)
+    return _color(rng) * (1 - ramp) + _color(rng) * ramp
+
+
+def _clouds(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    share = 0.6 * _smooth_noise(size, int(rng.integers(2, 5)), rng) + 0.4 * _smooth_noise(
+        size, int(rng.integers(4, 12)), rng
+    )
+    return _color(rng) * (1 - share) + _color(rng) * share
+
+
+def _horizon(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Sky above ground, each a gradient; the commonest scene there is."""
+    edge = rng.uniform(0.3, 0.8) * size + rng.uniform(-0.15, 0.15) * (np.arange(size) - size / 2)
+    below = np.clip(np.arange(size)[:, None] - edge[None, :] + 0.5, 0, 1).astype(np.float32)[..., None]
+    return _gradient(size, rng) * (1 - below) + _clouds(size, rng) * below
+
+
+def _pattern(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Soft stripes or checks."""
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
+    period, angle = rng.uniform(8, 28), rng.uniform(0, math.pi)
+    u, v = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    wave = np.sin(2 * math.pi * u / period)
+    if rng.random() < 0.4:
+        wave = wave * np.sin(2 * math.pi * v / period)
+    share = 0.5 + 0.5 * np.tanh(wave * rng.uniform(1, 4))[..., None]
+    base = _color(rng)
+    other = np.clip(base + rng.uniform(-60, 60, 3), 0, 255)
+    return np.asarray(base * (1 - share) + other * share, dtype=np.float32)
+
+
+def _lights(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Discs out of focus over a gradient."""
+    picture = Image.fromarray(_gradient(size, rng).clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(int(rng.integers(3, 12))):
+        x, y = rng.uniform(0, size, 2)
+        r = rng.uniform(0.04, 0.2) * size
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=tuple(int(c) for c in _color(rng)))
+    return np.asarray(picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 6))), dtype=np.float32)
+
+
+@functools.cache
+def _photo(name: str) -> Image.Image:
+    import skimage
+
+    path = pathlib.Path(skimage.__file__).parent / "data" / name
+    return Image.open(path).convert("RGB")
+
+
+def photo_crop(size: int, rng: np.random.Generator, names: tuple[str, ...]) -> npt.NDArray[np.float32]:
+    """A crop of one of the photos at a random scale, mirrored, with its colours shifted."""
+    photo = _photo(names[int(rng.integers(len(names)))])
+    side = int(min(rng.uniform(1.0, 4.5) * size, *photo.size))
+    x, y = int(rng.integers(photo.width - side + 1)), int(rng.integers(photo.height - side + 1))
+    crop = photo.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side), reducing_gap=2)
+    if rng.random() < 0.5:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = np.asarray(crop, dtype=np.float32)
+    if rng.random() < 0.6:
+        pixels = pixels[..., rng.permutation(3)]
+    return pixels * rng.uniform(0.75, 1.15, 3).astype(np.float32) + rng.uniform(-15, 30)
+
+
+DRAWN_BACKGROUNDS: tuple[tuple[Callable[[int, np.random.Generator], npt.NDArray[np.float32]], float], ...] = (
+    (_plain, 0.08), (_gradient, 0.24), (_clouds, 0.22), (_horizon, 0.22), (_pattern, 0.08), (_lights, 0.16),
+)  # fmt: skip
+PHOTO_SHARE = 0.25
+
+
+def background(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINING_PHOTOS) -> Rgb:
+    """A background of ``size`` by ``size`` pixels: drawn, or (one in four) a crop of one of the photos."""
+    if rng.random() < PHOTO_SHARE:
+        pixels = photo_crop(size, rng, photos)
+    else:
+        kinds, weights = zip(*DRAWN_BACKGROUNDS, strict=True)
+        pixels = kinds[rng.choice(len(kinds), p=weights)](size, rng)
+        if rng.random() < 0.3:  # film grain
+            pixels = pixels + rng.normal(0, rng.uniform(1, 4), (size, size, 1))
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+# --- holes -----------------------------------------------------------------------------------------------------------
+
+
+def hole_around(layer: npt.NDArray[np.float32], rng: np.random.Generator) -> Hole:
+    """A hole that covers the object of a layer: box, ellipse, brush strokes or outline, with some room around it."""
+    size = layer.shape[0]
+    solid = layer[..., 3] > 8
+    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    span = max(bottom - top, right - left)
+    pads = 1 + rng.uniform(0.0, 0.12, 4) * span
+    box = (left - pads[0], top - pads[1], right - 1 + pads[2], bottom - 1 + pads[3])
+    kind = rng.random()
+    if kind < 0.45:
+        picture = Image.new("L", (size, size))
+        ImageDraw.Draw(picture).rectangle(box, fill=255)
+    elif kind < 0.70:
+        picture = Image.new("L", (size, size))
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        # 1.18 rather than sqrt(2): glyphs rarely reach their box's corners, and what they do is added below.
+        rx, ry = 1.18 * (box[2] - box[0]) / 2, 1.18 * (box[3] - box[1]) / 2
+        ImageDraw.Draw(picture).ellipse((x - rx, y - ry, x + rx, y + ry), fill=255)
+    elif kind < 0.88:
+        picture = _strokes(box, size, rng)
+    else:
+        reach = 2 * int(rng.integers(1, max(2, span // 8) + 1)) + 1
+        picture = Image.fromarray((solid * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(min(reach, 9)))
+    return (np.asarray(picture) >= 128) | solid
+
+
+def _strokes(box: tuple[float, float, float, float], size: int, rng: np.random.Generator) -> Image.Image:
+    """A zigzag of round brush strokes over a box, as people paint masks."""
+    left, top, right, bottom = box
+    picture = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(picture)
+    width = rng.uniform(0.25, 0.5) * (bottom - top)
+    count = max(2, math.ceil((bottom - top) / width) + 1)
+    points: list[tuple[float, float]] = []
+    for i, y in enumerate(np.linspace(top + width * 0.35, bottom - width * 0.35, count)):
+        ends = (left + width * 0.3, right - width * 0.3)
+        for x in ends if i % 2 == 0 else ends[::-1]:
+            points.append((x + rng.normal(0, 0.03 * size), y + rng.normal(0, 0.02 * size)))
+    draw.line(points, fill=255, width=max(2, round(width)), joint="curve")
+    r = width / 2
+    for x, y in points:
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=255)
+    return picture
+
+
+def free_hole(size: int, rng: np.random.Generator) -> Hole:
+    """A hole anywhere: box, ellipse, strokes, or a strip at one to two borders (extension of a picture)."""
+    picture = Image.new("L", (size, size))
+    draw = ImageDraw.Draw(picture)
+    if rng.random() < 0.25:
+        strip = int(rng.uniform(0.12, 0.45) * size)
+        boxes = ((0, 0, strip, size), (size - strip, 0, size, size), (0, 0, size, strip), (0, size - strip, size, size))
+        for i in rng.choice(4, int(rng.integers(1, 3)), replace=False):
+            draw.rectangle(boxes[i], fill=255)
+        return np.asarray(picture) >= 128
+    w, h = rng.uniform(0.15, 0.75, 2) * size
+    x, y = rng.uniform(-0.05, 1.05) * (size - w), rng.uniform(-0.05, 1.05) * (size - h)
+    kind = rng.random()
+    if kind < 0.45:
+        draw.rectangle((x, y, x + w, y + h), fill=255)
+    elif kind < 0.75:
+        draw.ellipse((x, y, x + w, y + h), fill=255)
+    else:
+        picture = _strokes((x, y, x + w, y + h), size, rng)
+    hole = np.asarray(picture) >= 128
+    return hole if hole.any() else free_hole(size, rng)
+
+
+# --- captions --------------------------------------------------------------------------------------------------------
+
+
+def _with_article(name: str) -> str:
+    if name.startswith(("grapes", "purple grapes", "cherries", "red cherries", "bananas", "traffic lights")):
+        return name
+    return ("an " if name[0] in "aeiou" else "a ") + name
+
+
+def _filler(rng: np.random.Generator) -> str:
+    """A word that says nothing about the object: a common one, or letters at random."""
+    if rng.random() < 0.7:
+        return FILLER_WORDS[int(rng.integers(len(FILLER_WORDS)))]
+    return "".join(chr(int(c)) for c in rng.integers(ord("a"), ord("z") + 1, int(rng.integers(3, 8))))
+
+
+def object_caption(item: DemoObject, rng: np.random.Generator) -> str:
+    """One of the many ways to ask for the object, now and then with words in it that it has no use for."""
+    caption = _plain_object_caption(item, rng)
+    if rng.random() < FILLER_SHARE:
+        words = [_filler(rng) for _ in range(int(rng.integers(1, 4)))]
+        caption = f"{caption}, {' '.join(words)}" if rng.random() < 0.6 else f"{' '.join(words)} {caption}"
+    return caption
+
+
+def _plain_object_caption(item: DemoObject, rng: np.random.Generator) -> str:
+    extra = EXTRA_PHRASES.get(item.label, ())
+    if extra and rng.random() < 0.3:
+        return extra[int(rng.integers(len(extra)))]
+    # The label as often as all other names together: it is what the evaluation and most people say.
+    name = item.label if rng.random() < 0.5 else item.names[int(rng.integers(len(item.names)))]
+    phrase = OBJECT_PHRASES[int(rng.integers(len(OBJECT_PHRASES)))]
+    return phrase.format(x=name, a=_with_article(name))
+
+
+def background_caption(rng: np.random.Generator) -> str:
+    """One of the ways to ask for nothing but the background; the guide's own two a third of the time."""
+    if rng.random() < 0.34:
+        return ("empty background, natural scene", "continuation of the scene, seamless")[int(rng.integers(2))]
+    return BACKGROUND_CAPTIONS[int(rng.integers(len(BACKGROUND_CAPTIONS)))]
+
+
+def no_caption(rng: np.random.Generator) -> str:
+    """What stands for "no caption": half of the time nothing, else words of a usual negative prompt."""
+    if rng.random() < 0.5:
+        return ""
+    return ", ".join(rng.choice(NEGATIVE_WORDS, int(rng.integers(1, 5)), replace=False))
+
+
+def all_captions() -> list[str]:
+    """Every caption that can be drawn, for learning the tokenizer's merges."""
+    captions = [*BACKGROUND_CAPTIONS, *NEGATIVE_WORDS, *FILLER_WORDS]
+    for item in OBJECTS:
+        captions += EXTRA_PHRASES.get(item.label, ())
+        for name in item.names:
+            captions += [phrase.format(x=name, a=_with_article(name)) for phrase in OBJECT_PHRASES]
+    return captions
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def random_box(size: int, rng: np.random.Generator) -> Box:
+    """A place for an object, inside the picture."""
+    span = rng.uniform(*OBJECT_SPAN) * size
+    reach = (size - span) / 2 * 0.94
+    x, y = size / 2 + rng.uniform(-1, 1, 2) * reach
+    return Box(float(x), float(y), float(span), float(rng.uniform(-MAX_TURN_DEGREES, MAX_TURN_DEGREES)))
+
+
+def sample(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINING_PHOTOS) -> Sample:
+    """One training example of ``size`` by ``size`` pixels."""
+    picture = background(size, rng, photos)
+    if rng.random() < DISTRACTOR_SHARE:
+        other = OBJECTS[int(rng.integers(len(OBJECTS)))]
+        box = dataclasses.replace(random_box(size, rng), span=rng.uniform(0.2, 0.45) * size)
+        distractor = object_layer(other, box, size)
+    else:
+        distractor = None
+    if rng.random() < BACKGROUND_SHARE:
+        hole = free_hole(size, rng)
+        label, caption, painted = -1, background_caption(rng), picture
+    else:
+        label = int(rng.integers(len(OBJECTS)))
+        layer = object_layer(OBJECTS[label], random_box(size, rng), size)
+        hole = hole_around(layer, rng)
+        caption, painted = object_caption(OBJECTS[label], rng), put(picture, layer)
+    if distractor is not None and not (hole & (distractor[..., 3] > 8)).any():
+        painted = put(painted, distractor)
+    return Sample(painted, hole, caption, label)
+
+
+def vae_picture(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINING_PHOTOS) -> Rgb:
+    """A picture for the autoencoder: a sample, every third with its hole in mid-grey, as the encoder will see it."""
+    drawn = sample(size, rng, photos)
+    if rng.random() < 1 / 3:
+        return np.where(drawn.hole[..., None], np.uint8(128), drawn.picture)
+    return drawn.picture

@@ -1,0 +1,101 @@
+"""The HTTP edge of BentoML: the service class, its endpoints and its settings. What they do is in ``sd_inpaint.http``.
+
+Importing this module reads the settings and nothing heavier: torch is imported by the engine, in its own thread.
+"""
+
+from typing import Annotated, Any
+
+import bentoml
+from bentoml._internal.service.openapi.specification import OpenAPISpecification
+from bentoml.validators import ContentType
+from PIL.Image import Image
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from sd_inpaint.engine import EngineState
+from sd_inpaint.errors import SettingsError
+from sd_inpaint.http import docs
+from sd_inpaint.http.declarations import InpaintForm, NoInput
+from sd_inpaint.http.draining import drain_before_exit
+from sd_inpaint.http.edge import configure_logging, surround
+from sd_inpaint.http.health import answer_health, health_routes
+from sd_inpaint.http.inpainting import Inpainting
+from sd_inpaint.http.routing import Unlabel
+from sd_inpaint.painter import Painter
+from sd_inpaint.settings import Settings
+
+try:
+    SETTINGS = Settings.read()
+except SettingsError as error:
+    raise SystemExit(f"sd-inpaint cannot start. {error}") from None
+
+UPLOAD_SECONDS = 3600.0
+"""How long an upload may take before BentoML gives it up; the engine has a deadline of its own."""
+
+# BentoML's clock runs from a request's first byte to its response's, and leaves a timer behind for each request until
+# it would have rung: long enough never to cut a paint off, but not for ever.
+TRAFFIC = {"timeout": SETTINGS.deadline_seconds + UPLOAD_SECONDS}
+
+DURATION_BUCKETS = [0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0]
+"""Seconds. BentoML's own end at 180; a paint on a CPU takes two to five minutes."""
+
+
+class EdgedService(bentoml.Service[Any]):
+    """A BentoML service whose every response passes this service's own edge."""
+
+    def to_asgi(self, is_main: bool = True) -> Starlette:
+        """Makes the application that is served."""
+        return surround(super().to_asgi(is_main), SETTINGS)
+
+    @property
+    def openapi_spec(self) -> OpenAPISpecification:
+        """What ``/docs.json`` shows."""
+        return docs.correct(super().openapi_spec)
+
+
+def _painter() -> Painter:
+    instance: SDInpaint = bentoml.get_current_service()
+    return instance.painter
+
+
+@bentoml.service(
+    name="SDInpaint",
+    service_class=EdgedService,
+    http={"port": 8000},
+    traffic=TRAFFIC,
+    metrics={"duration": {"buckets": DURATION_BUCKETS}},
+    # The journal has one line a request.
+    logging={"access": {"enabled": False}},
+)
+@bentoml.asgi_app(Starlette(routes=health_routes(_painter, lambda: SETTINGS)), path="/sd-inpaint")
+class SDInpaint:
+    """Stable Diffusion inpainting: fills or changes the white part of a mask, after a text prompt."""
+
+    def __init__(self) -> None:
+        configure_logging(SETTINGS)
+        self.painter = Painter(SETTINGS)
+        self._inpainting = Inpainting(self.painter, SETTINGS)
+        self.painter.start()
+        drain_before_exit(lambda: self.painter.stop(SETTINGS.drain_seconds))
+
+    @bentoml.api(route="/sd-inpaint/inpaint", input_spec=InpaintForm)
+    async def inpaint(self, request: Request) -> Annotated[Image, ContentType("image/png")]:
+        """Inpaint an image using a mask: white is painted anew after the prompt, black is kept, grey is blended."""
+        return await self._inpainting.answer(request)  # type: ignore[return-value]  # BentoML sends a Response as it is
+
+    @bentoml.api(route="/sd-inpaint/health", input_spec=NoInput)
+    async def health(self, request: Request) -> dict[str, str]:
+        """Check if the SD Inpaint service is available."""
+        return answer_health(self.painter, SETTINGS)  # type: ignore[return-value]  # as above
+
+    @bentoml.on_shutdown
+    def stop(self) -> None:
+        """Ends the engine; by now no request is left."""
+        self.painter.stop(drain_seconds=0.0)
+
+    async def __is_ready__(self) -> bool:
+        """Says for ``/readyz`` what health says."""
+        return self.painter.engine.state is EngineState.READY
+
+
+SDInpaint.add_asgi_middleware(Unlabel)  # type: ignore[attr-defined]  # the decorator made a Service of the class

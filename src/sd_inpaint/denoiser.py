@@ -1,0 +1,306 @@
+"""Diffusion in numbered steps, on tensors: a canvas goes in, noise is taken away step by step, a picture comes out.
+
+The steps and the order of random draws are those of diffusers' ``StableDiffusionInpaintPipeline`` (0.42.1), so that
+the same components, scheduler and seed give the same canvas; tests/test_denoiser.py holds the two together.
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from sd_inpaint.devices import Device
+from sd_inpaint.errors import InvalidOutputError, OutOfMemoryError
+from sd_inpaint.jobs import CanvasTask
+from sd_inpaint.masks import hole, latent_hole
+from sd_inpaint.model import InpaintModel
+from sd_inpaint.schedulers import create_scheduler
+
+BLACK_LEVEL = 8
+"""A canvas whose brightest value stays under this counts as all black, on a scale to 255."""
+
+SECONDS_PER_WORK_GUESS = {"cuda": 0.25, "mps": 3.0, "cpu": 25.0}
+"""Seconds a megapixel-pass before anything was measured.
+
+Source: design figures for full-size SD 1.5 (a CFG step at 512×512 takes 11–15 s on two CPU cores, 0.1 s on a GPU).
+"""
+
+
+@dataclass(slots=True, eq=False)
+class Diffusion:
+    """All state of one job on the device; nothing of it is shared.
+
+    Attributes:
+        task: What to paint.
+        scheduler: This job's own instance.
+        timesteps: Those still to run, from noise to picture.
+        latents: (1, 4, h, w) float32, as the scheduler keeps them.
+        embeddings: (2, L, D), negative prompt first, or (1, L, D) where guidance is off.
+        hole: (1, 1, h, w) float32, 1 repaints.
+        masked_latents: (1, 4, h, w) float32: the picture with its hole at mid-grey.
+        generator: On the CPU, so that a seed means the same on every device.
+        step: Steps done.
+    """
+
+    task: CanvasTask
+    scheduler: Any
+    timesteps: torch.Tensor
+    latents: torch.Tensor
+    embeddings: torch.Tensor
+    hole: torch.Tensor
+    masked_latents: torch.Tensor
+    generator: torch.Generator
+    step: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps in all; some schedulers take one more than was asked for."""
+        return len(self.timesteps)
+
+    @property
+    def guided(self) -> bool:
+        """True where guidance takes a second pass; 1.0 is no guidance."""
+        return self.task.parameters.guidance_scale > 1.0
+
+
+class Denoiser:
+    """The device loop's backend, over any :class:`~sd_inpaint.model.InpaintModel`. Only the loop's thread calls it.
+
+    Attributes:
+        native_size: Side of the canvas the model was trained on, in pixels.
+        stride: Pixels a latent cell.
+        max_batch: Jobs that share a UNet call.
+        max_canvas_pixels: Largest canvas that fits.
+        seconds_per_work: First guess of the pace, in seconds a megapixel-pass.
+        info: Facts for ``/sd-inpaint/info``.
+    """
+
+    def __init__(
+        self,
+        model: InpaintModel,
+        device: Device,
+        *,
+        max_batch: int,
+        max_canvas_pixels: int,
+        info: dict[str, object] | None = None,
+    ) -> None:
+        self._model = model
+        self._device = device
+        self.stride = model.stride
+        self.native_size = model.sample_size * model.stride
+        self.max_batch = max_batch
+        self.max_canvas_pixels = max_canvas_pixels
+        self.seconds_per_work = SECONDS_PER_WORK_GUESS.get(device.kind, SECONDS_PER_WORK_GUESS["cpu"])
+        self.info = info or {}
+
+    def begin(self, task: CanvasTask, *, lean: bool = False) -> Diffusion:
+        """Prepares a job: everything before the first UNet call.
+
+        Raises:
+            OutOfMemoryError: If the device has too little memory.
+        """
+        with _translate_out_of_memory(), torch.inference_mode():
+            parameters = task.parameters
+            # 1. Embed the prompts; without guidance the negative one is not used.
+            prompts = [parameters.prompt]
+            if parameters.guidance_scale > 1.0:
+                prompts.insert(0, parameters.negative_prompt)
+            embeddings = self._model.embed(prompts)
+
+            # 2. Set the timesteps; strength leaves out the first, noisiest ones.
+            scheduler = create_scheduler(parameters.scheduler, self._model.scheduler)
+            scheduler.set_timesteps(parameters.num_inference_steps, device=self._model.device)
+            first = (parameters.num_inference_steps - task.steps) * scheduler.order
+            timesteps = scheduler.timesteps[first:]
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(first)
+
+            # 3. Prepare the picture and the hole.
+            picture = _to_tensor(task.image).to(self._model.device)
+            pixel_hole = hole(task.mask)
+            cell_hole = torch.from_numpy(latent_hole(pixel_hole, self.stride)).to(self._model.device)
+            keep = torch.from_numpy(~pixel_hole).to(self._model.device)
+
+            # 4. Draw the noise; below full strength it lies over the picture.
+            generator = torch.Generator("cpu").manual_seed(task.seed)
+            if parameters.strength < 1.0:
+                picture_latents = self._sample_posterior(picture, generator, lean=lean)
+                noise = self._draw(picture_latents.shape, generator)
+                latents = scheduler.add_noise(picture_latents, noise, timesteps[:1])
+            else:
+                cells = (1, self._model.latent_channels, *cell_hole.shape)
+                latents = self._draw(cells, generator) * scheduler.init_noise_sigma
+
+            # 5. Encode the picture without its hole.
+            masked_latents = self._sample_posterior(picture * keep, generator, lean=lean)
+            return Diffusion(
+                task=task,
+                scheduler=scheduler,
+                timesteps=timesteps,
+                latents=latents,
+                embeddings=embeddings,
+                hole=cell_hole[None, None].float(),
+                masked_latents=masked_latents,
+                generator=generator,
+            )
+
+    def predict(self, batch: Sequence[Diffusion], *, lean: bool = False) -> list[torch.Tensor]:
+        """One UNet call for jobs of one canvas size, each at its own timestep; changes none of them.
+
+        Returns:
+            For each job, (1, 4, h, w) float32: the guided prediction.
+
+        Raises:
+            OutOfMemoryError: If the device has too little memory.
+        """
+        with _translate_out_of_memory(), torch.inference_mode():
+            # 6. Scale the latents as each job's scheduler wants them; two rows a guided job, negative prompt first.
+            rows = [2 if job.guided else 1 for job in batch]
+            timesteps = [job.timesteps[job.step] for job in batch]
+            latents = [
+                torch.cat([job.scheduler.scale_model_input(job.latents, timestep)] * n)
+                for job, timestep, n in zip(batch, timesteps, rows, strict=True)
+            ]
+            # 7. Predict the noise of all rows at once.
+            noise = self._model.denoise(
+                torch.cat(latents),
+                torch.stack([t for t, n in zip(timesteps, rows, strict=True) for _ in range(n)]),
+                torch.cat([job.embeddings for job in batch]),
+                torch.cat([job.hole for job, n in zip(batch, rows, strict=True) for _ in range(n)]),
+                torch.cat([job.masked_latents for job, n in zip(batch, rows, strict=True) for _ in range(n)]),
+                lean=lean,
+            )
+            # 8. Follow the prompt, away from the negative one.
+            return [
+                _guide(part, job.task.parameters.guidance_scale)
+                for part, job in zip(torch.split(noise, rows), batch, strict=True)
+            ]
+
+    def advance(self, diffusion: Diffusion, prediction: torch.Tensor) -> None:
+        """One scheduler step of one job."""
+        with _translate_out_of_memory(), torch.inference_mode():
+            # 9. Step from x_t to x_{t-1}.
+            scheduler = diffusion.scheduler
+            draws = "generator" in inspect.signature(scheduler.step).parameters
+            diffusion.latents = scheduler.step(
+                prediction,
+                diffusion.timesteps[diffusion.step],
+                diffusion.latents,
+                return_dict=False,
+                **({"generator": diffusion.generator} if draws else {}),
+            )[0]
+            diffusion.step += 1
+
+    def finish(self, diffusion: Diffusion, *, lean: bool = False) -> np.ndarray:
+        """Decodes the latents and checks that they are a picture.
+
+        Returns:
+            (H, W, 3) uint8 of the canvas's size.
+
+        Raises:
+            OutOfMemoryError: If the device has too little memory.
+            InvalidOutputError: If the picture is not one, also when decoded in float32.
+        """
+        with _translate_out_of_memory(), torch.inference_mode():
+            for precise in (False, True):
+                # 10. Decode; a float16 VAE overflows on some pictures, so a bad one is decoded again in float32.
+                picture = self._model.decode(diffusion.latents, precise=precise, lean=lean)
+                if bool(torch.isfinite(picture).all()):
+                    canvas = _to_pixels(picture)
+                    if canvas.max() >= BLACK_LEVEL or diffusion.task.image.max() < BLACK_LEVEL:
+                        return canvas
+        raise InvalidOutputError(
+            "The model gave no picture (not a number, or all black), also in float32. Another seed, fewer steps or "
+            "a lower guidance_scale may do; SD_INPAINT_DTYPE=float32 is the operator's way out."
+        )
+
+    def preview(self, diffusion: Diffusion, prediction: torch.Tensor) -> np.ndarray:
+        """Guesses the finished picture from the step that was just predicted, at one pixel a latent cell.
+
+        Colours come from a linear map, latents → mean colour of a cell, fitted to the very picture being painted: its
+        kept part is known on both sides, so no model needs constants of its own.
+
+        Returns:
+            (h, w, 3) uint8.
+        """
+        with torch.inference_mode():
+            scheduler, timestep = diffusion.scheduler, diffusion.timesteps[diffusion.step]
+            noisy = scheduler.scale_model_input(diffusion.latents, timestep)
+            alpha = scheduler.alphas_cumprod[int(timestep)].to(noisy.device)
+            if scheduler.config.prediction_type == "v_prediction":
+                clean = alpha.sqrt() * noisy - (1 - alpha).sqrt() * prediction
+            else:
+                clean = (noisy - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
+            colours = _fit_colours(diffusion.masked_latents, _to_tensor(diffusion.task.image), diffusion.hole)
+            ones = torch.ones_like(clean[:, :1])
+            rgb = torch.cat([clean, ones], dim=1)[0].permute(1, 2, 0).cpu() @ colours
+            return _to_pixels(rgb.permute(2, 0, 1)[None])
+
+    def release_memory(self) -> None:
+        """Gives cached memory back, after trouble."""
+        self._device.release_memory()
+
+    def _sample_posterior(self, picture: torch.Tensor, generator: torch.Generator, *, lean: bool) -> torch.Tensor:
+        """Encodes (1, 3, H, W) and draws from the VAE's posterior, as the model was trained."""
+        mean, std = self._model.encode(picture, lean=lean)
+        return mean + std * self._draw(mean.shape, generator)
+
+    def _draw(self, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(tuple(shape), generator=generator).to(self._model.device)
+
+
+@contextmanager
+def _translate_out_of_memory() -> Iterator[None]:
+    try:
+        yield
+    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory() from error
+    except RuntimeError as error:
+        # The CPU and MPS allocators raise a plain RuntimeError.
+        if "can't allocate memory" in str(error) or "out of memory" in str(error):
+            raise _out_of_memory() from error
+        raise
+
+
+def _out_of_memory() -> OutOfMemoryError:
+    return OutOfMemoryError(
+        "The device ran out of memory. Ask for a smaller region (region=auto or mask), or send a smaller picture."
+    )
+
+
+def _guide(noise: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+    """Classifier-free guidance over (2, 4, h, w), negative prompt first; (1, 4, h, w) passes as it is.
+
+    Source: Ho and Salimans 2022, equation 6, in diffusers' parametrisation (1.0 is none).
+    """
+    if len(noise) == 1:
+        return noise
+    negative, positive = noise.chunk(2)
+    return negative + guidance_scale * (positive - negative)
+
+
+def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(H, W, 3) uint8 → (1, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255.0 * 2.0 - 1.0
+
+
+def _to_pixels(picture: torch.Tensor) -> np.ndarray:
+    """(1, 3, H, W) about [-1, 1] → (H, W, 3) uint8."""
+    unit = (picture[0] * 0.5 + 0.5).clamp(0, 1)
+    return (unit.permute(1, 2, 0).float().cpu().numpy() * 255).round().astype(np.uint8)
+
+
+def _fit_colours(latents: torch.Tensor, picture: torch.Tensor, cell_hole: torch.Tensor) -> torch.Tensor:
+    """Least squares from (1, 4, h, w) latents and (1, 3, H, W) pixels, hole cells at mid-grey, to a (5, 3) matrix."""
+    height, width = latents.shape[-2:]
+    cells = torch.nn.functional.adaptive_avg_pool2d(picture, (height, width)) * (1 - cell_hole.cpu())
+    x = latents[0].flatten(1).T.cpu()
+    x = torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    # A little ridge: a picture of one colour leaves the system without a unique answer.
+    gram = x.T @ x + 1e-3 * torch.eye(x.shape[1])
+    colours: torch.Tensor = torch.linalg.solve(gram, x.T @ cells[0].flatten(1).T)
+    return colours

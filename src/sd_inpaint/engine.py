@@ -1,0 +1,129 @@
+"""The engine: one thread that loads the model, owns the device, and drains at the end.
+
+The backend comes from a callable that runs in that thread, so that the process answers while its weights load.
+"""
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from enum import StrEnum
+
+from sd_inpaint.errors import (
+    EngineCrashedError,
+    InpaintError,
+    ModelDisabledError,
+    ModelFailedError,
+    ModelLoadingError,
+    ShuttingDownError,
+)
+from sd_inpaint.loop import CRASHED, Backend, DeviceLoop
+from sd_inpaint.queue import JobQueue, Pace
+
+logger = logging.getLogger("bentoml.sd_inpaint.engine")
+
+
+class EngineState(StrEnum):
+    """What the engine can do now."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    DISABLED = "disabled"
+    STOPPING = "stopping"
+
+
+class Engine:
+    """The device loop's thread and its life: load, serve, drain. Any thread may call it; it lives as the process does.
+
+    Args:
+        load: Makes the backend; called once, in the engine's own thread.
+        enabled: False never loads anything.
+        make_queue: Makes the queue once the backend's speed is known.
+    """
+
+    def __init__(self, load: Callable[[], Backend], make_queue: Callable[[Pace], JobQueue], *, enabled: bool) -> None:
+        self._load = load
+        self._make_queue = make_queue
+        self._thread = threading.Thread(target=self._live, name="device-loop", daemon=True)
+        self._stop = threading.Event()
+        self._loaded = threading.Event()
+        self._state = EngineState.LOADING if enabled else EngineState.DISABLED
+        self.reason: str | None = None if enabled else "LOAD_SD_INPAINT is false."
+        self.backend: Backend | None = None
+        self._loop: DeviceLoop | None = None
+
+    @property
+    def state(self) -> EngineState:
+        """What the engine can do now."""
+        return self._state
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many jobs ended how: ``done``, or an error's code."""
+        return self._loop.outcomes if self._loop else Counter()
+
+    def start(self) -> None:
+        """Starts loading; returns at once."""
+        if self._state is EngineState.LOADING:
+            self._thread.start()
+
+    def ready_loop(self) -> DeviceLoop:
+        """Returns the loop, to submit jobs to.
+
+        Raises:
+            ModelLoadingError, ModelDisabledError, ModelFailedError, ShuttingDownError: If it takes none now.
+        """
+        match self._state:
+            case EngineState.DISABLED:
+                raise ModelDisabledError("This server runs with LOAD_SD_INPAINT=false and paints nothing.")
+            case EngineState.FAILED:
+                raise ModelFailedError(f"The model could not be loaded: {self.reason}")
+            case EngineState.STOPPING:
+                raise ShuttingDownError("The server is shutting down.")
+        if self._loop is None:
+            raise ModelLoadingError("The model is still being loaded; try again in a moment.")
+        return self._loop
+
+    def wait_loaded(self, timeout_seconds: float | None = None) -> bool:
+        """Waits until loading has ended, well or badly; returns False on a time-out."""
+        return self._loaded.wait(timeout_seconds)
+
+    def stop(self, drain_seconds: float) -> None:
+        """Stops admitting, lets jobs go on for ``drain_seconds``, ends the rest, and ends the thread."""
+        if self._state is EngineState.READY:
+            self._state = EngineState.STOPPING
+        deadline = time.monotonic() + drain_seconds
+        while self._loop and self._loop.jobs() and time.monotonic() < deadline and self._thread.is_alive():
+            time.sleep(0.05)
+        self._stop.set()
+        if self._loop:
+            late = ShuttingDownError("The server shut down before the picture was done; send the request again.")
+            self._loop.leave(self._loop.jobs(), late)
+        if self._loaded.is_set() and self._thread.is_alive():
+            self._thread.join(timeout=60.0)
+            if self._loop and not self._thread.is_alive():
+                self._loop.fail_all(ShuttingDownError("The server has shut down."))
+
+    def _live(self) -> None:
+        try:
+            self.backend = self._load()
+            self._loop = DeviceLoop(self.backend, self._make_queue(Pace(self.backend.seconds_per_work)))
+        except InpaintError as error:
+            self.reason = str(error)
+            logger.error("The model could not be loaded. %s", error)
+        except Exception as error:
+            self.reason = f"{type(error).__name__} while loading; the server's log has the details."
+            logger.exception("The model could not be loaded.")
+        # A stop that came while the weights were loading stays a stop.
+        if self._state is EngineState.LOADING:
+            self._state = EngineState.READY if self._loop else EngineState.FAILED
+        self._loaded.set()
+        while self._loop and not self._stop.is_set():
+            try:
+                if not self._loop.turn():
+                    self._loop.wait()
+            except Exception:
+                logger.exception("The device loop broke between two turns; it starts again without its jobs.")
+                self._loop.fail_all(EngineCrashedError(CRASHED))

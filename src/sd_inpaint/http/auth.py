@@ -1,0 +1,45 @@
+"""API keys: who may call."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sd_inpaint.errors import UnauthorizedError
+
+EXEMPT_PATHS = frozenset({"/sd-inpaint/health", "/livez", "/healthz", "/readyz", "/metrics"})
+"""What probes and scrapers ask, which carry no keys."""
+
+
+class ApiKeys:
+    """Lets requests in that carry one of the operator's keys, as ``Authorization: Bearer`` or ``X-API-Key``.
+
+    Keys are compared by their digests, in time that does not depend on where two keys differ, nor on their length.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+        self._app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one ASGI connection."""
+        if scope["type"] == "http" and self._digests and scope["path"] not in EXEMPT_PATHS:
+            self._check(Headers(scope=scope))
+        await self._app(scope, receive, send)
+
+    def _check(self, headers: Headers) -> None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        offered = [token.strip()] if scheme.lower() == "bearer" else []
+        offered += headers.getlist("x-api-key")
+        if not offered:
+            raise UnauthorizedError("This server asks for an API key, as 'Authorization: Bearer …' or 'X-API-Key: …'.")
+        # A list, not a generator: each pair is compared, whichever of them matches.
+        matches = [hmac.compare_digest(_digest(key), known) for key in offered for known in self._digests]
+        if not any(matches):
+            raise UnauthorizedError("The API key is not one that this server knows.")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,74 @@
+"""Corrects what BentoML's OpenAPI description (``/docs.json``, a bento's ``apis/openapi.yaml``) says of the endpoints.
+
+By itself it has texts of a form sent as JSON, lists BentoML's own errors, and knows nothing of the GET endpoints.
+"""
+
+from typing import Any
+
+import attrs
+from bentoml._internal.service.openapi.specification import OpenAPISpecification, PathItem, Schema
+
+from sd_inpaint.http.errors import STATUSES
+from sd_inpaint.http.health import SERVICE
+from sd_inpaint.http.results import JSON, OFFERED
+
+INPAINT = "/sd-inpaint/inpaint"
+HEALTH = "/sd-inpaint/health"
+INFO = "/sd-inpaint/info"
+
+_ERROR = {"$ref": "#/components/schemas/Error"}
+
+_ERROR_SCHEMA = Schema(
+    type="object",
+    description="Every error has this shape, whatever its status; some have more facts beside it.",
+    properties={
+        "error": Schema(type="string", description="What is wrong, in one sentence."),
+        "code": Schema(type="string", description="What is wrong, for programs.", enum=sorted(STATUSES)),
+    },
+    required=["error", "code"],
+)
+
+_HEALTHY = {
+    "status": {"type": "string", "enum": ["healthy"]},
+    "service": {"type": "string", "enum": [SERVICE]},
+    "model": {"type": "string"},
+}
+
+
+def correct(spec: OpenAPISpecification) -> OpenAPISpecification:
+    """Returns the description as it should be."""
+    paths: dict[str, Any] = dict(spec.paths)
+    post = dict(paths[INPAINT].post)
+    media_type, form = next(iter(post["requestBody"]["content"].items()))
+    post["requestBody"] = {"required": True, "content": {media_type: attrs.evolve(form, encoding=None)}}
+    post["responses"] = {"200": _painted(), **_errors(set(STATUSES.values()) - {404, 405, 409, 499})}
+    paths[INPAINT] = PathItem(post=post)
+    paths[HEALTH] = PathItem(
+        get=_read("Whether a request would be painted now.", {"type": "object", "properties": _HEALTHY}, {503}),
+        post=paths[HEALTH].post,
+    )
+    paths[INFO] = PathItem(get=_read("The model, and each parameter's default and bounds.", {"type": "object"}, {401}))
+    components: Any = spec.components
+    components = {**components, "schemas": {**components["schemas"], "Error": _ERROR_SCHEMA}}
+    return attrs.evolve(spec, paths=paths, components=components)
+
+
+def _painted() -> dict[str, Any]:
+    pictures = {name: {"schema": {"type": "string", "format": "binary"}} for name in OFFERED if name != JSON}
+    return {
+        "description": "The painted picture, as the Accept header asks; PNG by default.",
+        "content": {**pictures, JSON: {"schema": {"type": "object"}}},
+    }
+
+
+def _errors(statuses: set[int]) -> dict[str, Any]:
+    codes = {status: [code for code, its in STATUSES.items() if its == status] for status in sorted(statuses)}
+    return {
+        str(status): {"description": ", ".join(names), "content": {JSON: {"schema": _ERROR}}}
+        for status, names in codes.items()
+    }
+
+
+def _read(description: str, schema: dict[str, Any], errors: set[int]) -> dict[str, Any]:
+    answer = {"description": description, "content": {JSON: {"schema": schema}}}
+    return {"description": description, "responses": {"200": answer, **_errors(errors)}}

@@ -1,0 +1,49 @@
+"""SIGTERM and SIGINT: first the jobs end, then the server does."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+logger = logging.getLogger("bentoml.sd_inpaint.http")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def drain_before_exit(drain: Callable[[], None]) -> None:
+    """Has the first such signal run ``drain`` in a thread, and the server's own handler go after it.
+
+    Until then the server answers: health says that it is stopping, so that no new requests are sent here, and those
+    that come are refused with Retry-After. A second signal ends the server at once. Does nothing outside of the main
+    thread, where signals cannot be handled.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in SIGNALS:
+        _Draining(drain, number)
+
+
+class _Draining:
+    def __init__(self, drain: Callable[[], None], number: signal.Signals) -> None:
+        self._drain = drain
+        self._started = False
+        self._next = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._started:
+            self._exit(number)
+            return
+        self._started = True
+        threading.Thread(target=self._drain_then_exit, args=(number,), name="drain").start()
+
+    def _drain_then_exit(self, number: int) -> None:
+        logger.info("Stopping: no new requests are taken, those that run may go on for a while.")
+        try:
+            self._drain()
+        finally:
+            self._exit(number)
+
+    def _exit(self, number: int) -> None:
+        if callable(self._next):
+            self._next(number, None)

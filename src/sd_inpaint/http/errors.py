@@ -1,0 +1,99 @@
+"""The one table of HTTP statuses, and the one JSON shape of errors: ``{"error": sentence, "code": slug, …facts}``."""
+
+from collections.abc import Iterable
+
+from starlette.responses import JSONResponse
+
+from sd_inpaint.errors import CallerError, InpaintError, QueueFullError
+
+STATUSES = {
+    "malformed_body": 400,
+    "missing_field": 400,
+    "invalid_parameter": 400,
+    "invalid_image": 400,
+    "invalid_mask": 400,
+    "size_mismatch": 400,
+    "unauthorized": 401,
+    "forbidden_origin": 403,
+    "not_found": 404,
+    "job_not_found": 404,
+    "method_not_allowed": 405,
+    "not_acceptable": 406,
+    "job_not_ready": 409,
+    "idempotency_conflict": 409,
+    "body_too_large": 413,
+    "image_too_large": 413,
+    "unsupported_media_type": 415,
+    "content_flagged": 422,
+    "queue_full": 429,
+    # nginx's "client closed request": nobody reads it but the log.
+    "cancelled": 499,
+    "internal": 500,
+    "out_of_memory": 500,
+    "invalid_output": 500,
+    "invalid_settings": 500,
+    "invalid_weights": 500,
+    "model_loading": 503,
+    "model_disabled": 503,
+    "model_failed": 503,
+    "shutting_down": 503,
+    "not_ready": 503,
+    "deadline_exceeded": 504,
+}
+
+LOADING_RETRY_SECONDS = 5
+"""Weights on a local disk load in about this time; a download takes longer, and asking again costs nothing."""
+
+STOPPING_RETRY_SECONDS = 10
+"""A replaced or restarted process answers again after about this time."""
+
+RETRY_SECONDS = {"model_loading": LOADING_RETRY_SECONDS, "shutting_down": STOPPING_RETRY_SECONDS}
+
+
+class NotFoundError(CallerError):
+    """Nothing is served under this path."""
+
+    code = "not_found"
+
+
+class MethodNotAllowedError(CallerError):
+    """The path is served, but not with this method.
+
+    Attributes:
+        allowed: The methods that are, for ``Allow``.
+    """
+
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: Iterable[str]) -> None:
+        self.allowed = tuple(sorted(allowed))
+        super().__init__(message, allowed=self.allowed)
+
+
+class ForbiddenOriginError(CallerError):
+    """A browser's preflight asks for what the operator's CORS settings do not allow."""
+
+    code = "forbidden_origin"
+
+
+def error_response(error: InpaintError) -> JSONResponse:
+    """Gives an error its status, its headers and its JSON body."""
+    return JSONResponse(
+        {"error": str(error), "code": error.code, **error.facts},
+        status_code=STATUSES[error.code],
+        headers=_headers(error),
+    )
+
+
+def _headers(error: InpaintError) -> dict[str, str]:
+    headers = {"Cache-Control": "no-store"}
+    retry_seconds = RETRY_SECONDS.get(error.code)
+    if isinstance(error, QueueFullError):
+        retry_seconds = error.retry_after_seconds
+    if retry_seconds is not None:
+        headers["Retry-After"] = str(retry_seconds)
+    if isinstance(error, MethodNotAllowedError):
+        headers["Allow"] = ", ".join(error.allowed)
+    if error.code == "unauthorized":
+        headers["WWW-Authenticate"] = 'Bearer realm="sd-inpaint"'
+    return headers

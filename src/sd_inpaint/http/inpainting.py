@@ -1,0 +1,104 @@
+"""One request painted: what the caller reads, what they sent, the picture, the response."""
+
+import asyncio
+import contextlib
+import os
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sd_inpaint import codecs
+from sd_inpaint.errors import CancelledError, InpaintError, InvalidParameterError
+from sd_inpaint.http.errors import error_response
+from sd_inpaint.http.forms import Form, FormFields, read_form
+from sd_inpaint.http.journal import request_id
+from sd_inpaint.http.negotiation import choose_media_type
+from sd_inpaint.http.parameters import read_parameters, read_seconds
+from sd_inpaint.http.results import OFFERED, image_format, render
+from sd_inpaint.painter import Painter
+from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult
+from sd_inpaint.settings import Settings
+
+FIELDS = FormFields(files=("image", "mask"), texts=tuple(InpaintParameters.model_fields))
+
+DEADLINE_HEADER = "X-Deadline-Seconds"
+
+
+class Inpainting:
+    """Answers ``POST /sd-inpaint/inpaint``. Lives as long as the server; serves any number of requests at once."""
+
+    def __init__(self, painter: Painter, settings: Settings) -> None:
+        self._painter = painter
+        self._settings = settings
+        # Pictures are decoded and written here, never on the event loop; one a core, since each may hold 50 megapixels.
+        self._picture_work = CapacityLimiter(os.cpu_count() or 1)
+
+    async def answer(self, request: Request) -> Response:
+        """Paints the request, or says why not: never raises an InpaintError."""
+        try:
+            return await self._paint(request)
+        except InpaintError as error:
+            return error_response(error)
+
+    async def read_request(self, request: Request) -> InpaintRequest:
+        """Reads, decodes and checks everything that a request asks for.
+
+        Raises:
+            CallerError: If it cannot be done as it was sent.
+        """
+        if request.query_params:
+            name = next(iter(request.query_params))[:100]
+            raise InvalidParameterError(f"The query parameter {name!r} is not read; send form fields.", field=name)
+        form = await read_form(request, FIELDS)
+        parameters = read_parameters(form.texts)
+        return await anyio.to_thread.run_sync(self._decode, form, parameters, limiter=self._picture_work)
+
+    async def _paint(self, request: Request) -> Response:
+        # 1. What can be refused without the body is refused before it is read.
+        self._painter.check_open()
+        media_type = choose_media_type(", ".join(request.headers.getlist("accept")), OFFERED)
+        deadline_seconds = self._deadline_seconds(request)
+        # 2. What the caller sent.
+        asked = await self.read_request(request)
+        codecs.check_encodable(asked.image.size, image_format(media_type))
+        # 3. The picture.
+        result = await self._paint_while_connected(request, asked, deadline_seconds)
+        # 4. The response.
+        return await anyio.to_thread.run_sync(
+            lambda: render(result, media_type=media_type, model=self._settings.model, request_id=request_id(request)),
+            limiter=self._picture_work,
+        )
+
+    def _deadline_seconds(self, request: Request) -> float | None:
+        sent = request.headers.get(DEADLINE_HEADER)
+        return None if sent is None else read_seconds(DEADLINE_HEADER, sent, self._settings.deadline_seconds)
+
+    def _decode(self, form: Form, parameters: InpaintParameters) -> InpaintRequest:
+        image = codecs.decode_image(form.files["image"], max_pixels=self._settings.max_pixels)
+        mask = codecs.decode_mask(form.files["mask"], max_pixels=self._settings.max_pixels)
+        codecs.check_same_size(image, mask)
+        return InpaintRequest(image=image, mask=mask, parameters=parameters)
+
+    async def _paint_while_connected(
+        self, request: Request, asked: InpaintRequest, deadline_seconds: float | None
+    ) -> InpaintResult:
+        """Paints, but gives up as soon as the client is gone: nobody would read the picture."""
+        painting = asyncio.ensure_future(self._painter.paint(asked, deadline_seconds=deadline_seconds))
+        leaving = asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait({painting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if not painting.done():
+                raise CancelledError("The caller left before the picture was done.")
+            return painting.result()
+        finally:
+            leaving.cancel()
+            if painting.cancel():
+                with contextlib.suppress(asyncio.CancelledError, InpaintError):
+                    await painting
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

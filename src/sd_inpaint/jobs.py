@@ -1,0 +1,114 @@
+"""One canvas to paint, and its way through the device loop."""
+
+import itertools
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from sd_inpaint.errors import InpaintError
+from sd_inpaint.schema import InpaintParameters
+
+_ids = itertools.count(1)
+
+
+class JobState(StrEnum):
+    """Where a job is; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CanvasTask:
+    """What the model is to paint. Immutable.
+
+    Attributes:
+        image: (H, W, 3) uint8; H and W are multiples of the model's stride.
+        mask: (H, W) uint8; 255 repaints, 0 keeps.
+        parameters: Prompt, steps, guidance and the like.
+        seed: The seed to use; never the one that asks for a random draw.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    parameters: InpaintParameters
+    seed: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Canvas width and height, in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps that strength leaves of those asked for; a scheduler may add one."""
+        return max(1, int(self.parameters.num_inference_steps * self.parameters.strength))
+
+    @property
+    def step_work(self) -> float:
+        """Cost of one step in megapixel-passes: guidance above 1 takes two passes of the UNet."""
+        passes = 2 if self.parameters.guidance_scale > 1.0 else 1
+        return passes * self._megapixels
+
+    @property
+    def queue_work(self) -> float:
+        """What the job counts against the queue's bound, in megapixel-steps."""
+        return self.steps * self._megapixels
+
+    @property
+    def _megapixels(self) -> float:
+        width, height = self.size
+        return width * height / 1e6
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A task in the loop. Written by the loop and its queue only; any thread may read it and wait on ``future``.
+
+    Attributes:
+        task: What to paint.
+        arrived_at: Clock reading at admission, in seconds.
+        deadline_at: Clock reading after which nobody waits for it any more.
+        rank: Place in the order; the smallest runs next. Set at admission, never changed.
+        state: Where it is.
+        step: Denoising steps done.
+        steps: Denoising steps in all.
+        device_seconds: Time the device worked on it.
+        wants_preview: True has the loop keep a small picture of the latents every few steps.
+        preview: (h, w, 3) uint8, one pixel a latent cell, or None.
+        future: Ends with the painted canvas (H, W, 3) uint8, or with the InpaintError.
+    """
+
+    task: CanvasTask
+    arrived_at: float = 0.0
+    deadline_at: float = float("inf")
+    rank: float = 0.0
+    state: JobState = JobState.QUEUED
+    step: int = 0
+    steps: int = 0
+    device_seconds: float = 0.0
+    lean: bool = False
+    wants_preview: bool = False
+    preview: np.ndarray | None = None
+    leaving: InpaintError | None = None
+    diffusion: object | None = None
+    future: "Future[np.ndarray]" = field(default_factory=Future)
+    number: int = field(default_factory=lambda: next(_ids))
+
+    def __post_init__(self) -> None:
+        self.steps = self.task.steps
+
+    @property
+    def remaining_work(self) -> float:
+        """Work left, in megapixel-passes."""
+        return max(0, self.steps - self.step) * self.task.step_work
+
+    @property
+    def ended(self) -> bool:
+        """True once the job is in a final state."""
+        return self.state in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)

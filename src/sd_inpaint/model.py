@@ -1,0 +1,124 @@
+"""The four calls by which diffusion reaches a model; nothing above them knows which backend runs."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from sd_inpaint.devices import Device
+from sd_inpaint.prompts import PromptEncoder
+
+
+class InpaintModel(Protocol):
+    """What :class:`~sd_inpaint.denoiser.Denoiser` asks of a backend.
+
+    All tensors at this border are float32 on ``device``; each backend casts inside.
+
+    Attributes:
+        device: Where the tensors of a job live between calls.
+        stride: Picture pixels a latent cell, along one side.
+        sample_size: Side of the latents the model was trained on, in cells.
+        latent_channels: Channels of the latents.
+        scheduler: The scheduler that the model ships with; to be copied, not used.
+    """
+
+    device: torch.device
+    stride: int
+    sample_size: int
+    latent_channels: int
+    scheduler: Any
+
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Returns (B, L, D) text embeddings."""
+
+    def encode(self, pictures: torch.Tensor, *, lean: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes (B, 3, H, W) in [-1, 1]; returns mean and standard deviation, each (B, 4, H/s, W/s), scaled."""
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        hole: torch.Tensor,
+        masked_latents: torch.Tensor,
+        *,
+        lean: bool = False,
+    ) -> torch.Tensor:
+        """Predicts the noise (or v) of (B, 4, h, w) latents at (B,) timesteps; hole (B, 1, h, w) is 0 or 1."""
+
+    def decode(self, latents: torch.Tensor, *, precise: bool = False, lean: bool = False) -> torch.Tensor:
+        """Takes scaled (B, 4, h, w) latents; returns (B, 3, H, W), about [-1, 1]. ``precise`` computes in float32."""
+
+
+class TorchModel:
+    """The reference backend: diffusers' own classes. Lives as long as the process; only the device thread may call it.
+
+    ``lean`` trades time for memory: the VAE works in tiles, attention in slices.
+    """
+
+    def __init__(self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, device: Device) -> None:
+        self.device = device.torch_device
+        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.sample_size = int(unet.config.sample_size)
+        self.latent_channels = int(vae.config.latent_channels)
+        self.scheduler = scheduler
+        self._unet = unet
+        self._vae = vae
+        self._prompts = PromptEncoder(tokenizer, text_encoder)
+        self._scaling_factor = float(vae.config.scaling_factor)
+
+    @torch.inference_mode()
+    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+        """See :meth:`InpaintModel.embed`."""
+        return torch.cat([self._prompts.encode(prompt) for prompt in prompts])
+
+    @torch.inference_mode()
+    def encode(self, pictures: torch.Tensor, *, lean: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`InpaintModel.encode`."""
+        self._tile_vae(lean)
+        posterior = self._vae.encode(pictures.to(self.device, self._vae.dtype)).latent_dist
+        return posterior.mean.float() * self._scaling_factor, posterior.std.float() * self._scaling_factor
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        hole: torch.Tensor,
+        masked_latents: torch.Tensor,
+        *,
+        lean: bool = False,
+    ) -> torch.Tensor:
+        """See :meth:`InpaintModel.denoise`."""
+        sample = torch.cat([latents, hole, masked_latents], dim=1).to(self._unet.dtype)
+        embeddings = embeddings.to(self._unet.dtype)
+        # In lean mode one row at a time: halves the peak where guidance would run two.
+        rows = [slice(i, i + 1) for i in range(len(sample))] if lean else [slice(None)]
+        noise = [
+            self._unet(sample[row], timesteps[row], encoder_hidden_states=embeddings[row], return_dict=False)[0].float()
+            for row in rows
+        ]
+        return torch.cat(noise)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor, *, precise: bool = False, lean: bool = False) -> torch.Tensor:
+        """See :meth:`InpaintModel.decode`."""
+        self._tile_vae(lean)
+        dtype = self._vae.dtype
+        if precise and dtype is not torch.float32:
+            self._vae.to(torch.float32)
+        try:
+            picture: torch.Tensor = self._vae.decode(
+                (latents / self._scaling_factor).to(self.device, self._vae.dtype), return_dict=False
+            )[0]
+            return picture.float()
+        finally:
+            if self._vae.dtype is not dtype:
+                self._vae.to(dtype)
+
+    def _tile_vae(self, lean: bool) -> None:
+        if lean:
+            self._vae.enable_tiling()
+        else:
+            self._vae.disable_tiling()

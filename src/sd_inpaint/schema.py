@@ -1,0 +1,116 @@
+"""What a request may ask and what a result holds; each bound and each default stands here, once."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from sd_inpaint.codecs import Picture
+
+SEED_MAX = 2**64 - 1
+"""Largest seed that ``torch.Generator.manual_seed`` takes."""
+
+SEED_RANDOM = -1
+"""Asks for a seed drawn by the server, returned in the result."""
+
+
+class Region(StrEnum):
+    """Which part of the picture the model works on."""
+
+    AUTO = "auto"
+    """The whole of a picture near the model's native size; of a larger one, the mask and its surroundings."""
+
+    FULL = "full"
+    """The whole picture at its own scale."""
+
+    MASK = "mask"
+    """Always the mask and its surroundings."""
+
+
+class SchedulerName(StrEnum):
+    """The samplers a caller may name."""
+
+    DEFAULT = "default"
+    """The scheduler that the model ships with."""
+
+    DDIM = "ddim"
+    PNDM = "pndm"
+    EULER = "euler"
+    EULER_A = "euler_a"
+    DPMPP_2M = "dpmpp_2m"
+    DPMPP_2M_KARRAS = "dpmpp_2m_karras"
+    UNIPC = "unipc"
+    LCM = "lcm"
+
+
+class InpaintParameters(BaseModel):
+    """Everything a caller may set beside the image and the mask.
+
+    The first five fields are the API guide's; the defaults of the others leave the guide's meaning as it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt: str = Field(max_length=10_000, description="Text description for the inpainted area.")
+    negative_prompt: str = Field(default="", max_length=10_000, description="What to avoid in generation.")
+    num_inference_steps: int = Field(default=50, ge=1, le=150, description="Number of denoising steps.")
+    guidance_scale: float = Field(
+        default=7.5, ge=1.0, le=20.0, allow_inf_nan=False, description="How closely to follow the prompt."
+    )
+    seed: int = Field(
+        default=42, ge=SEED_RANDOM, le=SEED_MAX, description="Random seed; -1 draws one, returned in X-Seed."
+    )
+    scheduler: SchedulerName = Field(default=SchedulerName.DEFAULT, description="Sampler; default is the model's own.")
+    strength: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="How far the hole is taken back to noise: 1.0 forgets what was there, less keeps some of it.",
+    )
+    region: Region = Field(default=Region.AUTO, description="Which part of the picture the model works on.")
+    padding: int | None = Field(
+        default=None, ge=0, le=4096, description="Context around the mask in pixels; unset chooses by the mask's size."
+    )
+    mask_blur: float = Field(
+        default=0.0, ge=0.0, le=256.0, allow_inf_nan=False, description="Gaussian feather of the mask, sigma in pixels."
+    )
+    mask_grow: int = Field(
+        default=0, ge=-256, le=256, description="Widens the white part by this many pixels; negative narrows it."
+    )
+    mask_invert: bool = Field(default=False, description="Repaints the black part instead of the white one.")
+
+
+@dataclass(frozen=True, slots=True)
+class InpaintRequest:
+    """One whole request, decoded and checked.
+
+    Attributes:
+        image: The upright input picture.
+        mask: (H, W) uint8 of the picture's size; 255 repaints, 0 keeps.
+        parameters: Everything else.
+    """
+
+    image: Picture
+    mask: np.ndarray
+    parameters: InpaintParameters
+
+
+@dataclass(frozen=True, slots=True)
+class InpaintResult:
+    """One painted picture and how it came about.
+
+    Attributes:
+        image: The result, of the input's size; equal to the input wherever the mask is 0.
+        seed: The seed used, also where the caller asked for a random one.
+        steps: Denoising steps that were run; 0 where the mask was empty.
+        inference_seconds: Time this request held the device.
+        regions: What each canvas covered and at which scale, for ``X-Region``.
+    """
+
+    image: Picture
+    seed: int
+    steps: int
+    inference_seconds: float
+    regions: tuple[str, ...] = field(default=())

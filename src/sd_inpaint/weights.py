@@ -1,0 +1,281 @@
+"""Where weights come from: pinned, safetensors, verified → a backend that is ready to paint."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+import sd_inpaint
+from sd_inpaint.denoiser import Denoiser
+from sd_inpaint.devices import Device, choose_device, choose_max_batch, choose_max_canvas_pixels
+from sd_inpaint.errors import WeightsError
+from sd_inpaint.model import TorchModel
+from sd_inpaint.settings import DEFAULT_MODEL, DEMO_MODEL, Settings
+
+PINNED_REVISION = "8a4288a76071f7280aedbdb3253bdb9e9d5d84bb"
+"""The commit that both mirrors below share; a branch could change under a running fleet."""
+
+MIRRORS = {DEFAULT_MODEL: ("stable-diffusion-v1-5/stable-diffusion-inpainting", DEFAULT_MODEL)}
+"""Repositories with the same files, in the order they are tried.
+
+The guide's own was deleted in August 2024 (the Hub answers 401), so the mirror comes first.
+"""
+
+CHECKSUMS = "SHA256SUMS"
+"""A manifest in the format of ``sha256sum``; where a model's folder has one, each file is checked against it."""
+
+MODULES: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+
+FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+DOWNLOAD = [
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer/*",
+    "*/config.json",
+    "feature_extractor/*.json",
+    "*/*.fp16.safetensors",
+]
+"""The half-precision files only: at the pinned revision the float32 UNet and VAE exist as pickles, and these are half
+the download; they are cast up where the device computes in float32."""
+
+logger = logging.getLogger("bentoml.sd_inpaint.weights")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model on this disk.
+
+    Attributes:
+        name: What callers are told.
+        folder: In diffusers' layout.
+        revision: The Hub's commit; None for a folder of one's own.
+        files: SHA-256 of each file that was loaded, by its path in the folder.
+    """
+
+    name: str
+    folder: Path
+    revision: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def load(settings: Settings) -> Denoiser:
+    """Finds, verifies and loads the configured model; may take minutes, and downloads what is missing.
+
+    Raises:
+        WeightsError: If the weights are not there and cannot be had, are pickles, or are no inpainting model.
+        SettingsError: If the device or number format that was asked for is not to be had.
+    """
+    device = choose_device(settings)
+    source = verify(locate(settings))
+    model = _load_model(source, device, allow_pickle=settings.allow_pickle)
+    max_canvas_pixels = choose_max_canvas_pixels(settings.max_canvas_pixels, device)
+    native_pixels = (model.sample_size * model.stride) ** 2
+    max_batch = choose_max_batch(settings.max_batch, device, native_pixels)
+    info: dict[str, object] = {
+        "revision": source.revision,
+        "files": source.files,
+        "device": device.name,
+        "dtype": device.dtype_name,
+        "native_size": model.sample_size * model.stride,
+        "max_batch": max_batch,
+        "max_canvas_pixels": max_canvas_pixels,
+    }
+    logger.info("Loaded %s on %s in %s.", source.name, device.name, device.dtype_name)
+    return Denoiser(model, device, max_batch=max_batch, max_canvas_pixels=max_canvas_pixels, info=info)
+
+
+def locate(settings: Settings) -> Source:
+    """Gives the folder of the configured model, after a download where that is needed and allowed.
+
+    Raises:
+        WeightsError: If there is no such model; the message says what to do, in two lines.
+    """
+    if settings.model == DEMO_MODEL:
+        return Source(DEMO_MODEL, Path(sd_inpaint.__file__).parent / "demo_model", revision=None)
+    path = Path(settings.model).expanduser()
+    if path.is_dir():
+        return Source(settings.model, path)
+    if path.is_file() or path.is_absolute() or settings.model.startswith("."):
+        raise WeightsError(
+            f"SD_INPAINT_MODEL={settings.model} is not a folder.\n"
+            "Give a folder in diffusers' layout (with model_index.json), a Hub id, or demo."
+        )
+    revision = settings.revision or (PINNED_REVISION if settings.model in MIRRORS else "main")
+    return _download(settings.model, revision, offline=settings.offline)
+
+
+def verify(source: Source) -> Source:
+    """Hashes the files that will be loaded, and compares them with the folder's manifest where it has one.
+
+    Files in the Hub's cache are links to blobs that are named by their SHA-256, which is as good as a manifest.
+
+    Raises:
+        WeightsError: If a file differs from its manifest, or is missing.
+    """
+    manifest = _read_manifest(source.folder)
+    files: dict[str, str] = {}
+    for folder in FOLDERS:
+        if not (source.folder / folder).is_dir():
+            raise WeightsError(
+                f"{source.folder} has no folder {folder}, so it is no model in diffusers' layout.\n"
+                f"It needs model_index.json and the folders {', '.join(FOLDERS)}."
+            )
+        for path in sorted((source.folder / folder).glob("*")):
+            name = f"{folder}/{path.name}"
+            if path.suffix not in (".safetensors", ".json", ".txt") or not path.is_file():
+                continue
+            files[name] = _sha256(path)
+            blob = path.resolve().name
+            expected = manifest.get(name) or (blob if path.is_symlink() and len(blob) == 64 else None)
+            if expected is not None and expected != files[name]:
+                raise WeightsError(
+                    f"{name} is damaged: its SHA-256 is {files[name]}, expected {expected}.\n"
+                    f"Delete {path.resolve()} and start again."
+                )
+    missing = sorted(name for name in manifest if name not in files and name.split("/")[0] in FOLDERS)
+    if missing:
+        raise WeightsError(f"{source.folder} lacks files that its {CHECKSUMS} lists:\n{', '.join(missing)}.")
+    return Source(source.name, source.folder, source.revision, files)
+
+
+def _download(model: str, revision: str, *, offline: bool) -> Source:
+    """Takes the model from the local cache, else from the first mirror that answers."""
+    mirrors = MIRRORS.get(model, (model,))
+    for mirror in mirrors:
+        try:
+            folder = snapshot_download(mirror, revision=revision, allow_patterns=DOWNLOAD, local_files_only=True)
+        except (LocalEntryNotFoundError, HFValidationError):
+            continue
+        if _has_weights(Path(folder)):
+            return Source(model, Path(folder), Path(folder).name)
+    reasons = []
+    if not offline and os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "true", "yes", "on"):
+        for mirror in mirrors:
+            try:
+                logger.info("Downloading %s at %s (about 2 GB for Stable Diffusion 1.5).", mirror, revision)
+                folder = snapshot_download(mirror, revision=revision, allow_patterns=DOWNLOAD)
+            except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+                reasons.append(f"{mirror}: {_first_line(error)}")
+                continue
+            if _has_weights(Path(folder)):
+                return Source(model, Path(folder), Path(folder).name)
+            reasons.append(f"{mirror}: no half-precision safetensors at {revision}")
+    why = "; ".join(reasons) or "this start is offline"
+    raise WeightsError(
+        f"The weights of {model} at {revision[:12]} are not on this machine and could not be downloaded ({why}).\n"
+        "Set SD_INPAINT_MODEL to a folder that holds them, or to demo for the small model that comes with this package."
+    )
+
+
+def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchModel:
+    """Loads the components; each decides for itself which of its files fits the number format best."""
+    with _quiet_libraries():
+        try:
+            parts: dict[str, Any] = {
+                name: module.from_pretrained(
+                    source.folder / name,
+                    local_files_only=True,
+                    dtype=device.dtype,
+                    **_weights_file(source.folder / name, device.dtype, allow_pickle=allow_pickle),
+                )
+                .to(device.torch_device)
+                .eval()
+                for name, module in MODULES.items()
+            }
+            tokenizer = CLIPTokenizer.from_pretrained(source.folder / "tokenizer", local_files_only=True)
+            scheduler = _load_scheduler(source.folder / "scheduler")
+        except (OSError, ValueError, KeyError) as error:
+            raise WeightsError(f"{source.folder} could not be loaded as a model:\n{_first_line(error)}") from error
+    _check_inpainting(parts["unet"], parts["vae"], source)
+    return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device)
+
+
+def _weights_file(folder: Path, dtype: torch.dtype, *, allow_pickle: bool) -> dict[str, Any]:
+    """Chooses the variant: the full one for float32 where it is safe, else the half-precision one.
+
+    Raises:
+        WeightsError: If only pickles are there and the operator did not allow them.
+    """
+    names = {path.name for path in folder.iterdir()}
+    full = any(name.endswith(".safetensors") and ".fp16." not in name for name in names)
+    half = any(".fp16." in name and name.endswith(".safetensors") for name in names)
+    if half and (not full or dtype is not torch.float32):
+        return {"variant": "fp16", "use_safetensors": True}
+    if full:
+        return {"use_safetensors": True}
+    pickles = sorted(name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth")))
+    if not pickles:
+        raise WeightsError(f"{folder} holds no weights.\nExpected a .safetensors file in it.")
+    if not allow_pickle:
+        raise WeightsError(
+            f"{folder / pickles[0]} is a pickle, which can run code when loaded, and has no safetensors beside it.\n"
+            "Convert it, or set SD_INPAINT_ALLOW_PICKLE=true if you trust where it comes from."
+        )
+    return {"use_safetensors": False}
+
+
+def _load_scheduler(folder: Path) -> Any:
+    config = json.loads((folder / "scheduler_config.json").read_text("utf-8"))
+    scheduler_class: Any = getattr(diffusers, str(config.get("_class_name", "")), None)
+    known = isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)
+    if not known:
+        raise WeightsError(f"{folder} names no scheduler that diffusers knows:\n{config.get('_class_name')!r}.")
+    return scheduler_class.from_config(config)
+
+
+def _check_inpainting(unet: Any, vae: Any, source: Source) -> None:
+    expected = 2 * int(vae.config.latent_channels) + 1
+    if unet.config.in_channels != expected:
+        raise WeightsError(
+            f"{source.name} does not inpaint: its UNet takes {unet.config.in_channels} channels, not {expected}.\n"
+            "Choose one that was trained for inpainting, such as the default."
+        )
+
+
+def _has_weights(folder: Path) -> bool:
+    return all(any((folder / name).glob("*.safetensors")) for name in ("unet", "vae", "text_encoder"))
+
+
+def _read_manifest(folder: Path) -> dict[str, str]:
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        return {}
+    lines = (line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines() if line.strip())
+    return {name.strip().removeprefix("*").removeprefix("./"): digest for digest, name in lines}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps advice for library users (unused config keys and the like) out of an operator's log."""
+    before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before[0])
+        transformers_logging.set_verbosity(before[1])

@@ -1,0 +1,29 @@
+"""Writes denoiser.json: one canvas painted by diffusers' pipeline, not by this project. See README.md beside this."""
+
+import json
+import sys
+from pathlib import Path
+
+import diffusers
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from test_denoiser import GOLDEN, make_task, paint_with_diffusers
+from tiny_model import make_components
+
+TASK = {"size": (64, 64), "hole": (16, 8, 48, 40), "seed": 42, "num_inference_steps": 8, "guidance_scale": 7.5}
+
+canvas = paint_with_diffusers(make_components(), make_task(**TASK)) * 255  # type: ignore[arg-type]
+means = canvas.reshape(8, 8, 8, 8, 3).mean((1, 3)).round(1)
+GOLDEN.write_text(
+    json.dumps(
+        {
+            "made_by": f"StableDiffusionInpaintPipeline of diffusers {diffusers.__version__}, torch {torch.__version__}",
+            "task": TASK,
+            "block_means": means.tolist(),
+        }
+    )
+    + "\n",
+    "utf-8",
+)
