@@ -234,7 +234,8 @@ def object_layer(item: DemoObject, box: Box, size: int) -> npt.NDArray[np.float3
 def put(picture: Rgb, layer: npt.NDArray[np.float32]) -> Rgb:
     """Lays an object's layer (see ``object_layer``) over a picture of the same size."""
     alpha = layer[..., 3:] / 255.0
-    return np.clip(picture * (1 - alpha) + layer[..., :3] + 0.5, 0, 255).astype(np.uint8)
+    mixed: Rgb = np.clip(picture * (1 - alpha) + layer[..., :3] + 0.5, 0, 255).astype(np.uint8)
+    return mixed
 
 
 # --- backgrounds -----------------------------------------------------------------------------------------------------
@@ -278,10 +279,9 @@ def _gradient(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
 
 
 def _clouds(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    share = 0.6 * _smooth_noise(size, int(rng.integers(2, 5)), rng) + 0.4 * _smooth_noise(
-        size, int(rng.integers(4, 12)), rng
-    )
-    return _color(rng) * (1 - share) + _color(rng) * share
+    coarse, fine = _smooth_noise(size, int(rng.integers(2, 5)), rng), _smooth_noise(size, int(rng.integers(4, 12)), rng)
+    share = 0.6 * coarse + 0.4 * fine
+    return np.asarray(_color(rng) * (1 - share) + _color(rng) * share, dtype=np.float32)
 
 
 def _horizon(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
@@ -396,8 +396,8 @@ def _strokes(box: tuple[float, float, float, float], size: int, rng: np.random.G
     points: list[tuple[float, float]] = []
     for i, y in enumerate(np.linspace(top + width * 0.35, bottom - width * 0.35, count)):
         ends = (left + width * 0.3, right - width * 0.3)
-        for x in ends if i % 2 == 0 else ends[::-1]:
-            points.append((x + rng.normal(0, 0.03 * size), y + rng.normal(0, 0.02 * size)))
+        across = ends if i % 2 == 0 else ends[::-1]
+        points += [(x + rng.normal(0, 0.03 * size), y + rng.normal(0, 0.02 * size)) for x in across]
     draw.line(points, fill=255, width=max(2, round(width)), joint="curve")
     r = width / 2
     for x, y in points:
@@ -435,6 +435,11 @@ def _with_article(name: str) -> str:
     if name.startswith(("grapes", "purple grapes", "cherries", "red cherries", "bananas", "traffic lights")):
         return name
     return ("an " if name[0] in "aeiou" else "a ") + name
+
+
+def plain_prompt(item: DemoObject) -> str:
+    """The label with its article: what the evaluation asks for."""
+    return _with_article(item.label)
 
 
 def _filler(rng: np.random.Generator) -> str:

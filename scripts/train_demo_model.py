@@ -1,12 +1,13 @@
 """Trains the embedded demo model: a small Stable Diffusion inpainting model that paints emoji.
 
-Four steps, each of which can be stopped and run again; it goes on from ``build/demo_model``, or from the exported
+Five steps, each of which can be stopped and run again; it goes on from ``build/demo_model``, or from the exported
 model where no checkpoint is there:
 
     python scripts/train_demo_model.py init                                 # untrained, but it loads
     python scripts/train_demo_model.py vae --minutes 35                     # autoencoder, then its export
+    python scripts/train_demo_model.py text                                 # the captions' objects
     python scripts/train_demo_model.py encode --size 64 --samples 60000     # draw once, keep the latents
-    python scripts/train_demo_model.py unet --size 64 --minutes 40          # UNet and text encoder, exported as they improve
+    python scripts/train_demo_model.py unet --size 64 --minutes 40          # UNet and text encoder
     python scripts/train_demo_model.py encode --size 96 --samples 40000
     python scripts/train_demo_model.py unet --size 96 --minutes 40 --lr 4e-4
 
@@ -20,233 +21,41 @@ import concurrent.futures
 import copy
 import dataclasses
 import functools
-import json
 import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-import demo_data
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-MODEL_DIR = ROOT / "src" / "sd_inpaint" / "demo_model"
+import demo_data
+from demo_parts import (
+    LATENT_STRIDE,
+    MAX_TOKENS,
+    MODEL_DIR,
+    ROOT,
+    TEXT_WIDTH,
+    Parts,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+)
+from demo_vae import build_vae, fresh_pictures, to_tensor, vae_error, vae_loss, whitened
+
 BUILD_DIR = ROOT / "build" / "demo_model"
 
-LATENT_STRIDE = 4  # pixels per latent cell and axis; at 8, four channels could not hold 5/255
-TEXT_WIDTH = 128
-MAX_TOKENS = 77  # as CLIP
-MERGES = 1500  # enough for every word of the captions to be one token
-LOG_VARIANCE = -14.0  # of the posterior: std 0.001 of a unit latent, so that sampling it changes nothing
-LATENT_NOISE = 0.03  # std added while the autoencoder learns, so that near latents mean near pictures
 HOLE_WEIGHT = 10.0
 CAPTION_DROPOUT = 0.12
 MIN_SNR_GAMMA = 5.0  # Source: Hang et al. (2023), "Efficient Diffusion Training via Min-SNR Weighting Strategy"
 EMA_DECAY = 0.999
 THREADS = 2
 SLICES = 4  # of a batch, shared out among the threads
-
-
-# --- the untrained model ---------------------------------------------------------------------------------------------
-
-
-def build_tokenizer() -> CLIPTokenizer:
-    """CLIP's byte-level BPE with merges learnt from the captions; every text has tokens, emoji and Chinese too."""
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(",", "isolated"), pre_tokenizers.WhitespaceSplit()]
-    )
-    trainer = trainers.BpeTrainer(vocab_size=MERGES + 256, end_of_word_suffix="</w>", show_progress=False)
-    learner.train_from_iterator(demo_data.all_captions(), trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # The order of OpenAI's own vocabulary: bytes, bytes at the end of a word, merges, the two marks.
-    words = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: i for i, word in enumerate(dict.fromkeys(words))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_TOKENS)
-
-
-def build_vae() -> AutoencoderKL:
-    """The autoencoder: stride 4, four channels, no attention, hence any size."""
-    vae = AutoencoderKL(
-        in_channels=3,
-        out_channels=3,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 80),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=96,
-        scaling_factor=1.0,
-        mid_block_add_attention=False,
-        force_upcast=False,
-    )
-    start_linear(vae)
-    return vae
-
-
-@torch.no_grad()
-def start_linear(vae: AutoencoderKL) -> None:
-    """Sets the autoencoder up as a linear code: four principal components of 4x4 patches, mean colour back.
-
-    From random weights the first twenty minutes go into finding absolute colour behind the group norms. Here every
-    residual branch starts at zero, and a signal s passes a final norm and SiLU as a group (k, -k, s, -s): the constant
-    k fixes the group's scale, and silu(s) - silu(-s) = s.
-    """
-    k = 3.0
-    for name, conv in vae.named_modules():
-        if name.endswith("conv2"):
-            torch.nn.init.zeros_(conv.weight)
-            torch.nn.init.zeros_(conv.bias)
-
-    def only(conv: torch.nn.Conv2d, rows: int) -> torch.Tensor:
-        conv.weight[:rows] = 0
-        conv.bias[:rows] = 0
-        return conv.weight
-
-    def signals_to_groups(conv: torch.nn.Conv2d, weights: torch.Tensor, norm: torch.nn.GroupNorm) -> None:
-        """Makes a 1x1 convolution put each row of ``weights`` (S, in) into a group of ``norm`` of its own."""
-        width = norm.num_channels // norm.num_groups
-        only(conv, len(weights) * width)
-        for i, row in enumerate(weights):
-            conv.bias[i * width], conv.bias[i * width + 1] = k, -k
-            conv.weight[i * width + 2, : len(row), 0, 0] = row
-            conv.weight[i * width + 3, : len(row), 0, 0] = -row
-
-    def groups_to_outputs(conv: torch.nn.Conv2d, count: int, norm: torch.nn.GroupNorm) -> None:
-        width = norm.num_channels // norm.num_groups
-        conv.weight *= 0.02  # the other channels begin as a faint noise
-        only(conv, count)[:count, : count * width] = 0
-        scale = k * math.sqrt(2 / width)  # what the norm divides by, signals being small beside k
-        for i in range(count):
-            conv.weight[i, i * width + 2, 1, 1], conv.weight[i, i * width + 3, 1, 1] = scale, -scale
-
-    rng = np.random.default_rng(3)
-    pictures = to_tensor(np.stack([demo_data.sample(64, rng).picture for _ in range(256)]))
-    # Encoder: colours, 2x2 pixels side by side, 4x4 pixels side by side, components.
-    encoder, decoder = vae.encoder, vae.decoder
-    weight = only(encoder.conv_in, 3)
-    patches = pictures
-    for c in range(3):
-        weight[c, c, 1, 1] = 1
-    for block, channels in ((encoder.down_blocks[0], 3), (encoder.down_blocks[1], 12)):
-        weight = only(block.downsamplers[0].conv, 4 * channels)
-        for i, (dy, dx) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
-            for c in range(channels):
-                weight[i * channels + c, c, dy, dx] = 1
-        patches = torch.cat([patches[:, :, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)], 1)
-    weight = only(encoder.down_blocks[1].resnets[0].conv_shortcut, 12)
-    weight[range(12), range(12), 0, 0] = 1
-    rows = patches.permute(0, 2, 3, 1).reshape(-1, 48).double()
-    values, vectors = torch.linalg.eigh(torch.cov(rows.T))
-    values, vectors = values[-4:].float(), vectors[:, -4:].T.float()
-    shortcut = encoder.down_blocks[2].resnets[0].conv_shortcut
-    signals_to_groups(shortcut, vectors / values.sqrt()[:, None], encoder.conv_norm_out)
-    groups_to_outputs(encoder.conv_out, 4, encoder.conv_norm_out)
-    for conv, gain in ((vae.quant_conv, 1.0), (vae.post_quant_conv, 1.0)):
-        only(conv, len(conv.weight))[range(4), range(4), 0, 0] = gain
-    vae.quant_conv.bias[4:] = LOG_VARIANCE
-    # Decoder: mean colour of the patch, enlarged twice by a tent filter.
-    mean_color = (vectors * values.sqrt()[:, None]).reshape(4, 16, 3).mean(1)  # (4, 3)
-    only(decoder.conv_in, 3)[:3, :, 1, 1] = mean_color.T
-    tent = torch.tensor([0.25, 0.5, 0.25])
-    for block in decoder.up_blocks:
-        if block.resnets[0].conv_shortcut is not None and block is not decoder.up_blocks[2]:
-            only(block.resnets[0].conv_shortcut, 3)[range(3), range(3), 0, 0] = 1
-        for sampler in block.upsamplers or ():
-            only(sampler.conv, 3)[range(3), range(3)] = torch.outer(tent, tent)
-    signals_to_groups(decoder.up_blocks[2].resnets[0].conv_shortcut, torch.eye(3), decoder.conv_norm_out)
-    groups_to_outputs(decoder.conv_out, 3, decoder.conv_norm_out)
-
-
-def build_unet(sample_size: int) -> UNet2DConditionModel:
-    """The UNet, randomly initialised; ``sample_size`` in latent cells."""
-    return UNet2DConditionModel(
-        sample_size=sample_size,
-        in_channels=9,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(64, 112, 160),
-        layers_per_block=1,
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=4,  # which diffusers reads as the number of heads
-        norm_num_groups=16,
-    )
-
-
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """The text encoder for a tokenizer's vocabulary, randomly initialised."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
-            projection_dim=TEXT_WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def build_scheduler() -> DDIMScheduler:
-    """The noise schedule of Stable Diffusion 1.5. Source: its scheduler/scheduler_config.json."""
-    return DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        prediction_type="epsilon",
-    )
-
-
-@dataclasses.dataclass
-class Parts:
-    """The trained parts of the model and the tokenizer that belongs to them."""
-
-    tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
-    unet: UNet2DConditionModel
-    vae: AutoencoderKL
-
-    def export(self, folder: pathlib.Path = MODEL_DIR) -> None:
-        """Writes the model in half precision, in the layout of a diffusers repository."""
-        StableDiffusionInpaintPipeline(
-            vae=copy.deepcopy(self.vae).half(),
-            text_encoder=copy.deepcopy(self.text_encoder).half(),
-            tokenizer=self.tokenizer,
-            unet=copy.deepcopy(self.unet).half(),
-            scheduler=build_scheduler(),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(folder, safe_serialization=True)
-        for weights in folder.rglob("*.safetensors"):
-            weights.chmod(0o644)  # written readable by their owner only, while the service may run as another user
-
-    @classmethod
-    def load(cls, folder: pathlib.Path = MODEL_DIR) -> Parts:
-        """Reads an exported model, in single precision."""
-        return cls(
-            CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-            CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", torch_dtype=torch.float32),
-            UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32),
-            AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
-        )
 
 
 def init(_: argparse.Namespace) -> None:
@@ -257,7 +66,9 @@ def init(_: argparse.Namespace) -> None:
     for name in ("text_encoder", "unet", "vae"):
         millions = sum(p.numel() for p in getattr(parts, name).parameters()) / 1e6
         print(f"{name}: {millions:.2f} M parameters")
-    print(f"tokenizer: {len(tokenizer)} tokens; 'a beautiful red rose' is {tokenizer('a beautiful red rose').input_ids}")
+    print(
+        f"tokenizer: {len(tokenizer)} tokens; 'a beautiful red rose' is {tokenizer('a beautiful red rose').input_ids}"
+    )
 
 
 # --- training, what both networks share ------------------------------------------------------------------------------
@@ -267,9 +78,9 @@ class Ema:
     """A moving average of the parameters of some modules; the copies in ``modules`` hold it."""
 
     def __init__(self, modules: list[torch.nn.Module]) -> None:
-        self.sources = [p for m in modules for p in m.parameters()]
-        self.modules = [copy.deepcopy(m).eval().requires_grad_(False) for m in modules]
-        self.targets = [p for m in self.modules for p in m.parameters()]
+        self.sources: list[torch.Tensor] = [p for m in modules for p in m.parameters()]
+        self.modules: list[Any] = [copy.deepcopy(m).eval().requires_grad_(False) for m in modules]
+        self.targets: list[torch.Tensor] = [p for m in self.modules for p in m.parameters()]
         self.steps = 0
 
     @torch.no_grad()
@@ -353,7 +164,9 @@ class Workers:
         return sum(loss for loss, _ in results) / len(results)
 
 
-def save_checkpoint(path: pathlib.Path, modules: list[torch.nn.Module], ema: Ema, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    path: pathlib.Path, modules: list[torch.nn.Module], ema: Ema, optimizer: torch.optim.Optimizer
+) -> None:
     """Writes everything that training needs to go on; never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {
@@ -366,7 +179,9 @@ def save_checkpoint(path: pathlib.Path, modules: list[torch.nn.Module], ema: Ema
     path.with_suffix(".tmp").replace(path)
 
 
-def load_checkpoint(path: pathlib.Path, modules: list[torch.nn.Module], ema: Ema, optimizer: torch.optim.Optimizer) -> bool:
+def load_checkpoint(
+    path: pathlib.Path, modules: list[torch.nn.Module], ema: Ema, optimizer: torch.optim.Optimizer
+) -> bool:
     """Goes on from a checkpoint, if there is one."""
     if not path.exists():
         return False
@@ -379,89 +194,32 @@ def load_checkpoint(path: pathlib.Path, modules: list[torch.nn.Module], ema: Ema
     return True
 
 
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
-    """``(B, H, W, 3)`` uint8 to ``(B, 3, H, W)`` float32 in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
 # --- the autoencoder -------------------------------------------------------------------------------------------------
 
 
-def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error, with extra weight on edges and on the coarse picture; ``pictures`` as ``to_tensor`` gives."""
-    with torch.autocast("cpu", torch.bfloat16):
-        mean = vae.encode(pictures).latent_dist.mean.float()
-        painted = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
-    difference = painted - pictures
-    error = difference.abs().mean()
-    # Edges and the coarse picture get a term of their own, for plain L1 leaves the one soft and the other tinted.
-    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-    coarse = F.avg_pool2d(difference, 4).abs().mean()
-    # Half the KL divergence to a unit normal that depends on the mean; it only fixes the scale.
-    return error + 0.5 * edges + 0.5 * coarse + 3e-4 * mean.square().mean()
-
-
-@torch.no_grad()
-def vae_error(vae: AutoencoderKL, size: int = 96, count: int = 96) -> float:
-    """Mean absolute reconstruction error in grey levels (0..255) on held-out pictures, a third of them with holes."""
-    rng = np.random.default_rng(10**6)
-    photos = demo_data.HELD_OUT_PHOTOS
-    pictures = to_tensor(np.stack([demo_data.vae_picture(size, rng, photos) for _ in range(count)]))
-    errors = [
-        (vae.decode(vae.encode(batch).latent_dist.mode()).sample.clamp(-1, 1) - batch).abs().mean()
-        for batch in pictures.split(16)
-    ]
-    return 127.5 * float(torch.stack(errors).mean())
-
-
-@torch.no_grad()
-def whitened(vae: AutoencoderKL) -> AutoencoderKL:
-    """The same autoencoder with latents of zero mean and unit covariance, the map folded into its 1x1 convolutions.
-
-    A UNet learns sooner when its four channels carry equally much.
-    """
-    vae = copy.deepcopy(vae)
-    rng = np.random.default_rng(7)
-    pictures = to_tensor(np.stack([demo_data.sample(96, rng).picture for _ in range(512)]))
-    latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in pictures.split(32)])
-    rows = latents.permute(0, 2, 3, 1).reshape(-1, 4).double()
-    mean, covariance = rows.mean(0), torch.cov(rows.T)
-    values, vectors = torch.linalg.eigh(covariance)
-    forward = vectors @ torch.diag(values.rsqrt()) @ vectors.T
-    backward = torch.linalg.inv(forward)
-    before, after = vae.quant_conv, vae.post_quant_conv
-    # Bias and weight of post_quant_conv first, for they need the old mean.
-    after.bias += (after.weight[:, :, 0, 0].double() @ mean).float()
-    after.weight.copy_((after.weight[:, :, 0, 0].double() @ backward).float()[:, :, None, None])
-    before.bias[:4] = (forward @ (before.bias[:4].double() - mean)).float()
-    before.weight[:4] = (forward @ before.weight[:4, :, 0, 0].double()).float()[:, :, None, None]
-    before.weight[4:] = 0
-    before.bias[4:] = LOG_VARIANCE
-    return vae
-
-
-def fresh_pictures(size: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
-    """Batches of newly drawn pictures for the autoencoder, without end."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield to_tensor(np.stack([demo_data.vae_picture(size, rng) for _ in range(batch)]))
-
-
 def train_vae(args: argparse.Namespace) -> None:
-    """Trains the autoencoder, exporting it (whitened) every few minutes."""
+    """Trains the autoencoder, exporting it every few minutes.
+
+    The exported latents are whitened, so what was encoded before and a UNet that learnt from it are lost; with
+    ``--decoder-only`` they stay good.
+    """
     parts = Parts.load()
     vae = parts.vae.train()
     ema = Ema([vae])
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    path = BUILD_DIR / "vae.pt"
+    if args.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    parameters = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    path = BUILD_DIR / ("decoder.pt" if args.decoder_only else "vae.pt")
     load_checkpoint(path, [vae], ema, optimizer)
     clock = Clock(args.minutes, args.lr, args.lr_end, optimizer)
     saved = time.monotonic()
 
     def keep() -> None:
         save_checkpoint(path, [vae], ema, optimizer)
-        parts.vae = whitened(ema.modules[0])
-        parts.export()
+        parts.vae = ema.modules[0] if args.decoder_only else whitened(ema.modules[0])
+        parts.export(args.out)
         print(f"held-out error {vae_error(parts.vae):.2f}/255", flush=True)
 
     workers = Workers()
@@ -475,6 +233,44 @@ def train_vae(args: argparse.Namespace) -> None:
             keep()
             saved = time.monotonic()
     keep()
+
+
+# --- the text encoder ------------------------------------------------------------------------------------------------
+
+
+def train_text(args: argparse.Namespace) -> None:
+    """Teaches the text encoder which object a caption names, so that the UNet meets words that mean something.
+
+    Every position from the caption's end on has to tell, for the UNet attends to all of them.
+    """
+    parts = Parts.load()
+    text_encoder = parts.text_encoder.train()
+    nothing = len(demo_data.OBJECTS)  # the classes after the objects: background, and no caption
+    head = torch.nn.Linear(TEXT_WIDTH, nothing + 2)
+    parameters = [*text_encoder.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    clock = Clock(args.minutes, args.lr, args.lr / 20, optimizer)
+    rng, workers = np.random.default_rng(time.time_ns()), Workers()
+
+    def loss_of(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        states = text_encoder(tokens).last_hidden_state
+        ended = (tokens == parts.tokenizer.eos_token_id).flatten()
+        logits = head(states.flatten(0, 1)[ended])
+        return F.cross_entropy(logits, labels[:, None].expand(-1, tokens.shape[1]).flatten()[ended])
+
+    for step in clock.steps(warmup_steps=20):
+        labels = rng.integers(nothing + 2, size=args.batch)
+        captions = [
+            demo_data.object_caption(demo_data.OBJECTS[i], rng)
+            if i < nothing
+            else (demo_data.background_caption if i == nothing else demo_data.no_caption)(rng)
+            for i in labels
+        ]
+        tokens = torch.from_numpy(token_ids(parts.tokenizer, captions).astype(np.int64))
+        pairs = zip(tokens.chunk(SLICES), torch.from_numpy(labels).chunk(SLICES), strict=True)
+        loss = workers.step([functools.partial(loss_of, *pair) for pair in pairs], optimizer)
+        clock.report(step, loss, args.batch, every_seconds=10)
+    parts.export()
 
 
 # --- the training set ------------------------------------------------------------------------------------------------
@@ -495,10 +291,9 @@ def cell_holes(holes: np.ndarray) -> np.ndarray:
     """``(B, H, W)`` bool to ``(B, h, w)``: a latent cell that holds any hole pixel is hole."""
     count, height, width = holes.shape
     cells = holes.reshape(count, height // LATENT_STRIDE, LATENT_STRIDE, width // LATENT_STRIDE, LATENT_STRIDE)
-    return cells.any(axis=(2, 4))
+    return np.asarray(cells.any(axis=(2, 4)))
 
 
-@torch.no_grad()
 def encode(args: argparse.Namespace) -> None:
     """Draws the training set once and keeps its latents: ``(N, 4, h, w)`` float16, already scaled."""
     parts = Parts.load()
@@ -510,20 +305,29 @@ def encode(args: argparse.Namespace) -> None:
     kinds = {"latents": np.float16, "masked": np.float16, "holes": np.bool_, "tokens": np.uint16}
     shapes["tokens"] = (count, MAX_TOKENS)
     store = {k: np.lib.format.open_memmap(paths[k], "w+", kinds[k], shapes[k]) for k in shapes}
-    rng, start, batch = np.random.default_rng(args.seed), time.monotonic(), 64
-    for first in range(0, count, batch):
+    start, batch = time.monotonic(), 64
+
+    @torch.no_grad()  # which belongs to a thread, like the number of threads
+    def fill(first: int) -> tuple[int, list[str]]:
         rows = slice(first, min(first + batch, count))
+        rng = np.random.default_rng([args.seed, first])
         drawn = [demo_data.sample(args.size, rng) for _ in range(rows.stop - rows.start)]
         pictures = to_tensor(np.stack([s.picture for s in drawn]))
         holes = np.stack([s.hole for s in drawn])
         masked = pictures * torch.from_numpy(~holes)[:, None]
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+        with torch.autocast("cpu", torch.bfloat16):
             for key, batch_pictures in (("latents", pictures), ("masked", masked)):
                 store[key][rows] = (vae.encode(batch_pictures).latent_dist.mode().float() * scale).half().numpy()
         store["holes"][rows] = cell_holes(holes)
-        store["tokens"][rows] = token_ids(parts.tokenizer, [s.caption for s in drawn])
-        if first // batch % 100 == 0:
-            print(f"{rows.stop} of {count}, {rows.stop / (time.monotonic() - start):.0f} samples/s", flush=True)
+        return first, [s.caption for s in drawn]
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS, initializer=_start_worker) as pool:
+        for first, captions in pool.map(fill, range(0, count, batch)):
+            # Here and not in the threads: a tokenizer serves one at a time.
+            store["tokens"][first : first + len(captions)] = token_ids(parts.tokenizer, captions)
+            if first // batch % 50 == 0:
+                rate = (first + batch) / (time.monotonic() - start)
+                print(f"{first + batch} of {count}, {rate:.0f} samples/s", flush=True)
     for array in store.values():
         array.flush()
 
@@ -566,7 +370,9 @@ def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -
             )
 
 
-def unet_loss(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, batch: Batch, alphas: torch.Tensor) -> torch.Tensor:
+def unet_loss(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, batch: Batch, alphas: torch.Tensor
+) -> torch.Tensor:
     """Min-SNR weighted noise error, the hole counting ten times; ``alphas`` is the cumulative product, (1000,)."""
     count = len(batch.latents)
     timesteps = torch.randint(0, len(alphas), (count,))
@@ -579,7 +385,8 @@ def unet_loss(unet: UNet2DConditionModel, text_encoder: CLIPTextModel, batch: Ba
     snr = alpha / (1 - alpha)
     weight = snr.clamp(max=MIN_SNR_GAMMA) / snr * (1 + (HOLE_WEIGHT - 1) * batch.holes)
     weight = weight / (1 + (HOLE_WEIGHT - 1) * batch.holes).mean()
-    return (weight * (predicted.float() - noise).square()).mean()
+    loss: torch.Tensor = (weight * (predicted.float() - noise).square()).mean()
+    return loss
 
 
 def train_unet(args: argparse.Namespace) -> None:
@@ -601,11 +408,13 @@ def train_unet(args: argparse.Namespace) -> None:
         Parts(parts.tokenizer, text_encoder, unet, parts.vae).export(args.out)
 
     workers = Workers()
-    alphas = build_scheduler().alphas_cumprod
+    alphas: torch.Tensor = build_scheduler().alphas_cumprod
     batches = cached_batches(args.size, args.batch, parts.tokenizer, seed=time.time_ns() % 2**32)
     for step in clock.steps():
         slices = next(batches).chunk(SLICES)
-        loss = workers.step([functools.partial(unet_loss, *modules, part, alphas) for part in slices], optimizer)
+        loss = workers.step(
+            [functools.partial(unet_loss, parts.unet, parts.text_encoder, part, alphas) for part in slices], optimizer
+        )
         ema.update()
         clock.report(step, loss, args.batch)
         if time.monotonic() - saved > 300:
@@ -629,13 +438,20 @@ def main() -> None:
     command.add_argument("--batch", type=int, default=16)
     command.add_argument("--lr", type=float, default=1e-3)
     command.add_argument("--lr-end", type=float, default=2e-5)
+    command.add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
+    command.add_argument("--out", type=pathlib.Path, default=MODEL_DIR, help="folder of the exported model")
     command.set_defaults(run=train_vae)
+
+    command = commands.add_parser("text", help="teach the text encoder the captions' objects, before the UNet")
+    command.add_argument("--minutes", type=float, default=1.5)
+    command.add_argument("--batch", type=int, default=64)
+    command.add_argument("--lr", type=float, default=1e-3)
+    command.set_defaults(run=train_text)
 
     command = commands.add_parser("encode", help="draw the training set and keep its latents")
     command.add_argument("--size", type=int, default=64)
     command.add_argument("--samples", type=int, default=60_000)
     command.add_argument("--seed", type=int, default=1)
-    command.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     command.set_defaults(run=encode)
 
     command = commands.add_parser("unet", help="train UNet and text encoder")

@@ -1,21 +1,19 @@
 """The numbered steps, held against diffusers' own pipeline on the same components."""
 
-import hashlib
 import json
-import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
-from tiny_model import make_components, make_denoiser
 
 from sd_inpaint.errors import InvalidOutputError, OutOfMemoryError
 from sd_inpaint.jobs import CanvasTask
 from sd_inpaint.schedulers import create_scheduler
-from sd_inpaint.schema import InpaintParameters, SchedulerName
+from sd_inpaint.schema import InpaintParameters, SchedulerName, SoftMask
+from tiny_model import make_components, make_denoiser
 
 GOLDEN = Path(__file__).parent / "golden" / "denoiser.json"
 
@@ -27,7 +25,10 @@ def components() -> dict[str, object]:
 
 
 def make_task(
-    size: tuple[int, int] = (64, 64), hole: tuple[int, int, int, int] = (16, 8, 48, 40), seed: int = 7, **parameters: object
+    size: tuple[int, int] = (64, 64),
+    hole: tuple[int, int, int, int] = (16, 8, 48, 40),
+    seed: int = 7,
+    **parameters: object,
 ) -> CanvasTask:
     """Makes a canvas of noise with a box of hole, on the latent grid unless told otherwise."""
     width, height = size
@@ -146,7 +147,7 @@ def test_same_seed_same_bytes_and_other_seed_another_picture(components: dict[st
 
 @pytest.mark.parametrize("seed", [0, 42, 2**63, 2**64 - 1])
 def test_every_seed_in_bounds_is_usable(components: dict[str, object], seed: int) -> None:
-    """torch takes each seed that the schema lets through."""
+    """PyTorch takes each seed that the schema lets through."""
     make_denoiser(components).begin(make_task(seed=seed))
 
 
@@ -239,6 +240,61 @@ def test_lean_way_gives_the_same_picture(components: dict[str, object]) -> None:
         denoiser.advance(diffusion, denoiser.predict([diffusion], lean=True)[0])
     lean = denoiser.finish(diffusion, lean=True)
     assert np.abs(lean.astype(int) - paint(denoiser, task)).max() <= 1
+
+
+def make_soft_task(greys: list[int], **parameters: object) -> CanvasTask:
+    """Makes a canvas whose mask is vertical stripes of grey, each 16 pixels wide."""
+    task = make_task((16 * len(greys), 64), (0, 0, 1, 1), soft_mask="strength", num_inference_steps=10, **parameters)
+    task.mask[:] = np.repeat(np.array(greys, np.uint8), 16)[None]
+    return task
+
+
+def test_grey_holds_a_cell_back_until_its_turn(components: dict[str, object]) -> None:
+    """Under a strength mask a cell follows the noised input until only its strength's share of the steps is left."""
+    denoiser = make_denoiser(components)
+    diffusion = denoiser.begin(make_soft_task([0, 102, 255]))
+    assert diffusion.known is not None
+    while diffusion.step < diffusion.steps - 1:
+        denoiser.advance(diffusion, denoiser.predict([diffusion])[0])
+        timestep = diffusion.timesteps[diffusion.step : diffusion.step + 1]
+        held = diffusion.scheduler.add_noise(diffusion.known.latents, diffusion.known.noise, timestep)
+        same = (diffusion.latents == held)[0, 0].all(0)
+        left = (10 - diffusion.step) / 10
+        assert same[:4].all()
+        assert same[4:8].all() == (left > 0.4 + 1e-6)
+        assert not same[8:].all()
+
+
+def test_strength_mask_of_black_and_white_is_the_plain_one(components: dict[str, object]) -> None:
+    """Without greys there is nothing to hold back, and the canvas is the same to the byte."""
+    denoiser = make_denoiser(components)
+    task = make_task()
+    soft = CanvasTask(task.image, task.mask, task.parameters.model_copy(update={"soft_mask": SoftMask.STRENGTH}), 7)
+    assert (paint(denoiser, task) == paint(denoiser, soft)).all()
+
+
+@pytest.mark.parametrize("scheduler", list(SchedulerName))
+def test_every_scheduler_takes_a_strength_mask(components: dict[str, object], scheduler: SchedulerName) -> None:
+    """Whatever the sampler and the overall strength, a soft mask comes to an end with a picture."""
+    canvas = paint(make_denoiser(components), make_soft_task([64, 128, 255], scheduler=scheduler, strength=0.7))
+    assert canvas.shape == (64, 48, 3)
+
+
+def test_faint_mask_is_hole_all_the_same(components: dict[str, object]) -> None:
+    """A mask that nowhere reaches half-grey still has the model paint what it touches."""
+    task = make_task()
+    task.mask[:] = task.mask // 3
+    assert make_denoiser(components).begin(task).hole.sum() == 8 * 8
+
+
+def test_prompts_of_different_lengths_share_a_batch(components: dict[str, object]) -> None:
+    """A prompt of several chunks beside a short one changes neither."""
+    denoiser = make_denoiser(components)
+    tasks = [make_task(seed=1), make_task(seed=2, prompt="a very long prompt " * 5)]
+    alone = [denoiser.predict([denoiser.begin(task)])[0] for task in tasks]
+    together = denoiser.predict([denoiser.begin(task) for task in tasks])
+    for one, other in zip(alone, together, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_sizes_come_from_the_model(components: dict[str, object]) -> None:

@@ -79,13 +79,12 @@ def make_tokenizer() -> CLIPTokenizer:
     others = [byte for byte in range(256) if byte not in printable]
     letters = [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(others))]
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(
+    return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(tokens)},
         merges=[],
         model_max_length=TEXT_LENGTH,
         eos_token=AddedToken("<|endoftext|>"),
     )
-    return tokenizer
 
 
 def make_denoiser(components: dict[str, Any], *, max_batch: int = 1) -> Denoiser:

@@ -67,8 +67,8 @@ _FOREIGN_ERRORS: Final = (
 
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# Pillow takes profiles and texts up to 1 MiB; a JPEG's profile may have 16 MiB, and the PNG made of it must open again.
-PngImagePlugin.MAX_TEXT_CHUNK = 16 * 1024 * 1024
+# Pillow unpacks a PNG's profile up to 1 MiB; those of other formats may be larger, and results must open again here.
+PngImagePlugin.MAX_TEXT_CHUNK = colours.MAX_PROFILE_BYTES
 # The bound here is ``max_pixels``, and an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -118,7 +118,7 @@ class ImageFormat(StrEnum):
 
     @property
     def max_side(self) -> int:
-        """The largest width or height, in pixels, that this format can hold."""
+        """The largest width or height, in pixels, that this format can hold, or its readers take."""
         return _MAX_SIDES[self]
 
 
@@ -126,8 +126,11 @@ _MAX_SIDES: Final = {
     ImageFormat.PNG: 2**31 - 1,
     ImageFormat.WEBP: 16_383,
     ImageFormat.JPEG: 65_500,
-    ImageFormat.AVIF: 65_535,
+    ImageFormat.AVIF: 32_768,
 }
+
+_MAX_JPEG_SEGMENT: Final = 65_533
+"""Bytes that one piece of a JPEG's metadata may have."""
 
 _SAVE_OPTIONS: Final[dict[ImageFormat, dict[str, Any]]] = {
     ImageFormat.PNG: {"compress_level": 1},
@@ -223,7 +226,7 @@ def encode(
     """Writes a picture with its profile.
 
     PNG keeps every value of ``rgb`` and ``alpha``. WebP and AVIF keep alpha, and colours nearly. JPEG has no alpha:
-    the picture is laid on white, as picture viewers and web pages show it.
+    the picture is laid on white, as picture viewers and web pages show it. No JPEG holds a text beyond 64 KiB either.
 
     Args:
         picture: What to write.
@@ -243,8 +246,9 @@ def encode(
     else:
         if xmp is not None:
             options["xmp"] = xmp
-        if text and "parameters" in text:
-            options["exif"] = _user_comment(text["parameters"])
+        exif = _user_comment(text["parameters"]) if text and "parameters" in text else b""
+        if len(exif) <= _MAX_JPEG_SEGMENT or image_format is not ImageFormat.JPEG:
+            options["exif"] = exif
     buffer = io.BytesIO()
     _flat_or_alpha(picture, image_format).save(buffer, format=image_format.name, **options)
     return buffer.getvalue()

@@ -12,6 +12,9 @@ from PIL import Image, ImageCms
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
+MAX_PROFILE_BYTES: Final = 4 * 1024 * 1024
+"""Largest ICC profile that is carried; the largest RGB profiles in use have about one megabyte."""
+
 _WHITES: Final = (1.0, 2.0**8 - 1, 2.0**16 - 1, 2.0**32 - 1)
 """What white may be in files of 32-bit integers or floats, which don't say."""
 
@@ -67,7 +70,9 @@ def luminance(image: Image.Image) -> Pixels:
 def rgb_profile(image: Image.Image) -> bytes | None:
     """The image's ICC profile, where it is one that describes what ``channels`` gives; else None."""
     profile = image.info.get("icc_profile")
-    if image.mode in ("CMYK", "LAB") or not isinstance(profile, bytes) or len(profile) < 128:
+    if image.mode in ("CMYK", "LAB") or not isinstance(profile, bytes):
+        return None
+    if not 128 <= len(profile) <= MAX_PROFILE_BYTES:
         return None
     # Source: ICC.1:2022, 7.2: colour space at byte 16, file signature at byte 36.
     return profile if profile[16:20] == b"RGB " and profile[36:40] == b"acsp" else None

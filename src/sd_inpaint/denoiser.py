@@ -19,6 +19,7 @@ from sd_inpaint.jobs import CanvasTask
 from sd_inpaint.masks import hole, latent_hole
 from sd_inpaint.model import InpaintModel
 from sd_inpaint.schedulers import create_scheduler
+from sd_inpaint.schema import SoftMask
 
 BLACK_LEVEL = 8
 """A canvas whose brightest value stays under this counts as all black, on a scale to 255."""
@@ -28,6 +29,21 @@ SECONDS_PER_WORK_GUESS = {"cuda": 0.25, "mps": 3.0, "cpu": 25.0}
 
 Source: design figures for full-size SD 1.5 (a CFG step at 512×512 takes 11–15 s on two CPU cores, 0.1 s on a GPU).
 """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Known:
+    """The input's side of a soft mask.
+
+    Attributes:
+        latents: (1, 4, h, w) of the picture, without noise.
+        noise: (1, 4, h, w), the same that the hole started from.
+        strength: (1, 1, h, w) in [0, 1]: the part of the denoising in which a cell is free.
+    """
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    strength: torch.Tensor
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +59,7 @@ class Diffusion:
         hole: (1, 1, h, w) float32, 1 repaints.
         masked_latents: (1, 4, h, w) float32: the picture with its hole at mid-grey.
         generator: On the CPU, so that a seed means the same on every device.
+        known: What a soft mask holds on to; None where no grey is to be held.
         step: Steps done.
     """
 
@@ -54,6 +71,7 @@ class Diffusion:
     hole: torch.Tensor
     masked_latents: torch.Tensor
     generator: torch.Generator
+    known: "_Known | None" = None
     step: int = 0
 
     @property
@@ -109,7 +127,7 @@ class Denoiser:
             prompts = [parameters.prompt]
             if parameters.guidance_scale > 1.0:
                 prompts.insert(0, parameters.negative_prompt)
-            embeddings = self._model.embed(prompts)
+            embeddings = self._model.embed(prompts, weighted=parameters.prompt_weights)
 
             # 2. Set the timesteps; strength leaves out the first, noisiest ones.
             scheduler = create_scheduler(parameters.scheduler, self._model.scheduler)
@@ -121,19 +139,24 @@ class Denoiser:
 
             # 3. Prepare the picture and the hole.
             picture = _to_tensor(task.image).to(self._model.device)
-            pixel_hole = hole(task.mask)
+            soft = parameters.soft_mask is SoftMask.STRENGTH and bool(((task.mask > 0) & (task.mask < 255)).any())
+            pixel_hole = _choose_hole(task.mask, soft=soft)
             cell_hole = torch.from_numpy(latent_hole(pixel_hole, self.stride)).to(self._model.device)
             keep = torch.from_numpy(~pixel_hole).to(self._model.device)
 
             # 4. Draw the noise; below full strength it lies over the picture.
             generator = torch.Generator("cpu").manual_seed(task.seed)
-            if parameters.strength < 1.0:
+            known = None
+            if parameters.strength < 1.0 or soft:
                 picture_latents = self._sample_posterior(picture, generator, lean=lean)
                 noise = self._draw(picture_latents.shape, generator)
+                known = _Known(picture_latents, noise, _cell_strength(task, self.stride).to(self._model.device))
                 latents = scheduler.add_noise(picture_latents, noise, timesteps[:1])
             else:
                 cells = (1, self._model.latent_channels, *cell_hole.shape)
-                latents = self._draw(cells, generator) * scheduler.init_noise_sigma
+                noise = self._draw(cells, generator)
+            if parameters.strength == 1.0:
+                latents = noise * scheduler.init_noise_sigma
 
             # 5. Encode the picture without its hole.
             masked_latents = self._sample_posterior(picture * keep, generator, lean=lean)
@@ -146,6 +169,7 @@ class Denoiser:
                 hole=cell_hole[None, None].float(),
                 masked_latents=masked_latents,
                 generator=generator,
+                known=known if soft else None,
             )
 
     def predict(self, batch: Sequence[Diffusion], *, lean: bool = False) -> list[torch.Tensor]:
@@ -157,6 +181,12 @@ class Denoiser:
         Raises:
             OutOfMemoryError: If the device has too little memory.
         """
+        lengths = {job.embeddings.shape[1] for job in batch}
+        if len(lengths) > 1:
+            # A prompt of several chunks cannot share a call with a shorter one without changing what that attends to.
+            groups = [[job for job in batch if job.embeddings.shape[1] == length] for length in sorted(lengths)]
+            parts = {job: part for group in groups for job, part in zip(group, self.predict(group), strict=True)}
+            return [parts[job] for job in batch]
         with _translate_out_of_memory(), torch.inference_mode():
             # 6. Scale the latents as each job's scheduler wants them; two rows a guided job, negative prompt first.
             rows = [2 if job.guided else 1 for job in batch]
@@ -194,6 +224,8 @@ class Denoiser:
                 **({"generator": diffusion.generator} if draws else {}),
             )[0]
             diffusion.step += 1
+            if diffusion.known is not None and diffusion.step < diffusion.steps:
+                diffusion.latents = _hold_back(diffusion, diffusion.known)
 
     def finish(self, diffusion: Diffusion, *, lean: bool = False) -> np.ndarray:
         """Decodes the latents and checks that they are a picture.
@@ -251,6 +283,35 @@ class Denoiser:
 
     def _draw(self, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
         return torch.randn(tuple(shape), generator=generator).to(self._model.device)
+
+
+def _choose_hole(mask: np.ndarray, *, soft: bool) -> np.ndarray:
+    """(H, W) bool: what the model is to fill. It was trained on thresholded masks and never sees a grey.
+
+    A blended mask is hole from half-grey on. One that nowhere gets there would paint nothing, so all it touches is
+    hole then; likewise under a soft mask, where the latents say how much of it may change.
+    """
+    pixels = hole(mask)
+    return mask > 0 if soft or not pixels.any() else pixels
+
+
+def _cell_strength(task: CanvasTask, stride: int) -> torch.Tensor:
+    """(1, 1, h, w) float32 in [0, 1]: the largest grey of each latent cell, times the strength asked for."""
+    height, width = task.mask.shape
+    cells = task.mask.reshape(height // stride, stride, width // stride, stride).max((1, 3))
+    return torch.from_numpy(cells)[None, None].float() / 255 * task.parameters.strength
+
+
+def _hold_back(diffusion: Diffusion, known: _Known) -> torch.Tensor:
+    """Puts the input back into the cells whose turn has not come, at the noise of the next step.
+
+    Source: Levin and Fried 2023, "Differential Diffusion: Giving Each Pixel Its Strength", algorithm 1.
+    """
+    left = (diffusion.steps - diffusion.step) / diffusion.task.parameters.num_inference_steps
+    timestep = diffusion.timesteps[diffusion.step : diffusion.step + 1]
+    held = diffusion.scheduler.add_noise(known.latents, known.noise, timestep)
+    # The tolerance keeps a strength of exactly one step's fraction from being lost to rounding.
+    return torch.where(known.strength >= left - 1e-6, diffusion.latents, held)
 
 
 @contextmanager

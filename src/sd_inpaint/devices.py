@@ -72,8 +72,11 @@ def choose_device(settings: Settings) -> Device:
     """
     torch_device = _choose_torch_device(settings.device)
     dtype = _choose_dtype(settings.dtype, torch_device)
-    if torch_device.type == "cpu" and settings.threads is not None:
+    if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    elif (quota := _cpu_quota()) is not None:
+        # torch counts the machine's cores; more threads than the container's share only wait for each other.
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), round(quota))))
     name = torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else torch_device.type
     return Device(torch_device, dtype, name)
 
@@ -122,6 +125,20 @@ def _choose_dtype(setting: str, torch_device: torch.device) -> torch.dtype:
     if setting == "float16" and torch_device.type == "cpu":
         raise SettingsError("SD_INPAINT_DTYPE=float16 is for CUDA; on the CPU take float32 or bfloat16.")
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]
+
+
+def _cpu_quota() -> float | None:
+    """How many CPUs this container may use, or None without a bound. Source: cgroup v2 cpu.max, v1 cpu.cfs_quota_us."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+    except (OSError, ValueError):
+        try:
+            folder = Path("/sys/fs/cgroup/cpu")
+            quota = (folder / "cpu.cfs_quota_us").read_text("ascii")
+            period = (folder / "cpu.cfs_period_us").read_text("ascii")
+        except OSError:
+            return None
+    return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
 
 
 def _free_host_bytes() -> int:

@@ -271,7 +271,8 @@ class _Planner:
         longest = max(extent.width, extent.height)
         pad = math.ceil(max(longest * _CONTEXT, self.native_size * _MIN_CONTEXT))
         least = self.native_size if self.region is Region.AUTO else 1
-        width, height = max(extent.width + 2 * pad, least), max(extent.height + 2 * pad, least)
+        width = min(max(extent.width + 2 * pad, least), self.columns)
+        height = min(max(extent.height + 2 * pad, least), self.rows)
         width, height = max(width, math.ceil(height / _MAX_ASPECT)), max(height, math.ceil(width / _MAX_ASPECT))
         left, right = _centred(extent.left, extent.right, width, self.columns)
         top, bottom = _centred(extent.top, extent.bottom, height, self.rows)

@@ -47,7 +47,7 @@ class CanvasTask:
     @property
     def steps(self) -> int:
         """Denoising steps that strength leaves of those asked for; a scheduler may add one."""
-        return max(1, int(self.parameters.num_inference_steps * self.parameters.strength))
+        return int(self.parameters.num_inference_steps * self.parameters.strength)
 
     @property
     def step_work(self) -> float:

@@ -19,6 +19,12 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 HOLE_THRESHOLD: Final = 128
 """From this grey level on a pixel is hole for the model, which was trained on thresholded masks."""
 
+_FULLY_REVEALED: Final = 51
+"""Grey level of a strength mask from which on only the painted picture is seen: a fifth of full strength.
+
+Source: the default threshold of comfyui-inpaint-nodes' "Denoise to Compositing Mask".
+"""
+
 _BAND_ROWS: Final = 256
 """Rows worked on at once, so that 50-megapixel pictures need little more memory than their own."""
 
@@ -47,7 +53,7 @@ def prepare(mask: Pixels, *, invert: bool = False, grow: int = 0, blur: float = 
     if grow > 0:
         mask = _dilated(mask, grow)
     elif grow < 0:
-        mask = 255 - _dilated(255 - mask, -grow)
+        mask = _eroded(mask, -grow)
     if blur > 0:
         mask = _blurred(mask, blur)
     return mask
@@ -56,6 +62,18 @@ def prepare(mask: Pixels, *, invert: bool = False, grow: int = 0, blur: float = 
 def hole(mask: Pixels) -> Flags:
     """(H, W) bool: what the model sees as missing, grey levels from ``HOLE_THRESHOLD`` on."""
     return mask >= HOLE_THRESHOLD
+
+
+def reveal(mask: Pixels) -> Pixels:
+    """Compositing weights for a mask whose greys are denoising strengths.
+
+    What was denoised a little already fits the input, so it need not be blended again, which would show both; only next
+    to untouched pixels, up to a fifth of full strength, the painted picture is faded in.
+
+    Returns:
+        (H, W) uint8, monotone in the mask, 0 where it is 0.
+    """
+    return np.minimum(mask, _FULLY_REVEALED) * (255 // _FULLY_REVEALED)
 
 
 def latent_hole(hole: Flags, stride: int) -> Flags:
@@ -156,6 +174,16 @@ def _dilated(mask: Pixels, radius: int) -> Pixels:
             np.maximum(grown[row : row + height], chord, out=grown[row : row + height])
     top_cut, left_cut = y0 - (top - radius), x0 - (left - radius)
     result[y0:y1, x0:x1] = grown[top_cut : top_cut + y1 - y0, left_cut : left_cut + x1 - x0]
+    return result
+
+
+def _eroded(mask: Pixels, radius: int) -> Pixels:
+    """The minimum over a disc: the complement's maximum, where the mask is not 0 anyway."""
+    left, top, width, height = cv2.boundingRect(mask)
+    # One row and column more on each side: a disc that reaches further out reaches those too.
+    window = np.s_[max(top - 1, 0) : top + height + 1, max(left - 1, 0) : left + width + 1]
+    result = np.zeros_like(mask)
+    result[window] = 255 - _dilated(255 - mask[window], radius)
     return result
 
 

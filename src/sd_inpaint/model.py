@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from sd_inpaint.devices import Device
-from sd_inpaint.prompts import PromptEncoder
+from sd_inpaint.prompts import PromptEncoder, equalise
 
 
 class InpaintModel(Protocol):
@@ -28,8 +28,8 @@ class InpaintModel(Protocol):
     latent_channels: int
     scheduler: Any
 
-    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
-        """Returns (B, L, D) text embeddings."""
+    def embed(self, prompts: Sequence[str], *, weighted: bool = False) -> torch.Tensor:
+        """Returns (B, L, D) text embeddings; ``weighted`` reads ``(word:1.3)`` and takes text of any length."""
 
     def encode(self, pictures: torch.Tensor, *, lean: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes (B, 3, H, W) in [-1, 1]; returns mean and standard deviation, each (B, 4, H/s, W/s), scaled."""
@@ -68,9 +68,10 @@ class TorchModel:
         self._scaling_factor = float(vae.config.scaling_factor)
 
     @torch.inference_mode()
-    def embed(self, prompts: Sequence[str]) -> torch.Tensor:
+    def embed(self, prompts: Sequence[str], *, weighted: bool = False) -> torch.Tensor:
         """See :meth:`InpaintModel.embed`."""
-        return torch.cat([self._prompts.encode(prompt) for prompt in prompts])
+        embeddings = [self._prompts.encode(prompt, weighted=weighted) for prompt in prompts]
+        return equalise(embeddings, self._prompts.encode("", weighted=False))
 
     @torch.inference_mode()
     def encode(self, pictures: torch.Tensor, *, lean: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Whole requests to whole results: picture → canvases → device loop → picture."""
 
 import asyncio
+import os
 import secrets
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from sd_inpaint.geometry import Canvas
 from sd_inpaint.jobs import CanvasTask, Job, JobState
 from sd_inpaint.loop import Backend, DeviceLoop
 from sd_inpaint.queue import JobQueue, Pace
-from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult
+from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult, SoftMask
 from sd_inpaint.settings import Settings
 
 RANDOM_SEED_BITS = 32
@@ -157,7 +158,8 @@ class Painter:
             # One canvas that failed leaves no use for the others.
             loop.leave(jobs, error)
             raise
-        image = await asyncio.to_thread(_assemble, request.image, mask, canvases, painted)
+        weights = masks.reveal(mask) if parameters.soft_mask is SoftMask.STRENGTH else mask
+        image = await asyncio.to_thread(_assemble, request.image, weights, canvases, painted)
         return InpaintResult(
             image=image,
             seed=seed,
@@ -167,6 +169,9 @@ class Painter:
         )
 
     def _load(self) -> Backend:
+        # Before torch is loaded: its threads spin while they wait, which starves whatever shares the machine with them,
+        # and is starved by it (measured: docs/benchmarks.md).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Imported here, in the device thread: torch and diffusers take seconds, and the server answers meanwhile.
         from sd_inpaint import weights
 
@@ -201,8 +206,10 @@ def _cut(
     ]
 
 
-def _assemble(image: Picture, mask: np.ndarray, canvases: Sequence[Canvas], painted: Sequence[np.ndarray]) -> Picture:
+def _assemble(
+    image: Picture, weights: np.ndarray, canvases: Sequence[Canvas], painted: Sequence[np.ndarray]
+) -> Picture:
     rgb = image.rgb.copy()
     for canvas, pixels in zip(canvases, painted, strict=True):
         geometry.paste(canvas, pixels, rgb)
-    return masks.composite(image, rgb, mask)
+    return masks.composite(image, rgb, weights)

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from sd_inpaint.codecs import Picture
 
@@ -26,6 +27,16 @@ class Region(StrEnum):
 
     MASK = "mask"
     """Always the mask and its surroundings."""
+
+
+class SoftMask(StrEnum):
+    """What the mask's grey levels mean."""
+
+    BLEND = "blend"
+    """How much of the painted pixel lies over the input's."""
+
+    STRENGTH = "strength"
+    """How far the model may go: a half-grey pixel is denoised from half-way on, so it keeps what it showed."""
 
 
 class SchedulerName(StrEnum):
@@ -61,6 +72,11 @@ class InpaintParameters(BaseModel):
     seed: int = Field(
         default=42, ge=SEED_RANDOM, le=SEED_MAX, description="Random seed; -1 draws one, returned in X-Seed."
     )
+    prompt_weights: bool = Field(
+        default=True,
+        description="Reads (word:1.3) as a weight and takes prompts of any length; false takes the text as it is, "
+        "cut at the text encoder's 77 tokens.",
+    )
     scheduler: SchedulerName = Field(default=SchedulerName.DEFAULT, description="Sampler; default is the model's own.")
     strength: float = Field(
         default=1.0,
@@ -73,6 +89,7 @@ class InpaintParameters(BaseModel):
     padding: int | None = Field(
         default=None, ge=0, le=4096, description="Context around the mask in pixels; unset chooses by the mask's size."
     )
+    soft_mask: SoftMask = Field(default=SoftMask.BLEND, description="What the mask's grey levels mean.")
     mask_blur: float = Field(
         default=0.0, ge=0.0, le=256.0, allow_inf_nan=False, description="Gaussian feather of the mask, sigma in pixels."
     )
@@ -80,6 +97,16 @@ class InpaintParameters(BaseModel):
         default=0, ge=-256, le=256, description="Widens the white part by this many pixels; negative narrows it."
     )
     mask_invert: bool = Field(default=False, description="Repaints the black part instead of the white one.")
+
+    @field_validator("strength")
+    @classmethod
+    def _leaves_a_step(cls, strength: float, info: ValidationInfo) -> float:
+        steps = info.data.get("num_inference_steps")
+        if steps is not None and int(steps * strength) < 1:
+            raise PydanticCustomError(
+                "no_step_left", "strength × num_inference_steps must be at least 1, or no step is left to run"
+            )
+        return strength
 
 
 @dataclass(frozen=True, slots=True)

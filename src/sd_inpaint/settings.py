@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -108,7 +109,8 @@ class Settings(BaseSettings):
             SettingsError: If a value is out of bounds or a ``SD_INPAINT_*`` name is unknown; one line says which.
         """
         known = {(ENV_PREFIX + name).upper() for name in cls.model_fields}
-        unknown = sorted(n for n in os.environ if n.upper().startswith(ENV_PREFIX) and n.upper() not in known)
+        names = {*os.environ, *(dotenv_values(env_file) if env_file else ())}
+        unknown = sorted(n for n in names if n.upper().startswith(ENV_PREFIX) and n.upper() not in known)
         if unknown:
             raise SettingsError(f"Unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}.")
         try:

@@ -19,7 +19,7 @@ means = canvas.reshape(8, 8, 8, 8, 3).mean((1, 3)).round(1)
 GOLDEN.write_text(
     json.dumps(
         {
-            "made_by": f"StableDiffusionInpaintPipeline of diffusers {diffusers.__version__}, torch {torch.__version__}",
+            "made_by": f"diffusers {diffusers.__version__}, torch {torch.__version__}: StableDiffusionInpaintPipeline",
             "task": TASK,
             "block_means": means.tolist(),
         }

@@ -21,7 +21,7 @@ class ApiKeys:
 
     def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
         self._app = app
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [_digest(key.encode("utf-8")) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one ASGI connection."""
@@ -35,11 +35,12 @@ class ApiKeys:
         offered += headers.getlist("x-api-key")
         if not offered:
             raise UnauthorizedError("This server asks for an API key, as 'Authorization: Bearer …' or 'X-API-Key: …'.")
-        # A list, not a generator: each pair is compared, whichever of them matches.
-        matches = [hmac.compare_digest(_digest(key), known) for key in offered for known in self._digests]
+        # Lists, not generators: each pair is compared, whichever of them matches. Starlette reads headers as Latin-1.
+        digests = [_digest(key.encode("latin-1")) for key in offered]
+        matches = [hmac.compare_digest(digest, known) for digest in digests for known in self._digests]
         if not any(matches):
             raise UnauthorizedError("The API key is not one that this server knows.")
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -40,7 +40,7 @@ def render(result: InpaintResult, *, media_type: str, model: str, request_id: st
         "Vary": "Accept",
     }
     if result.regions:
-        headers["X-Region"] = ", ".join(result.regions)
+        headers["X-Region"] = "; ".join(result.regions)
     if media_type != JSON:
         return Response(picture, media_type=media_type, headers=headers)
     shown = {

@@ -1,0 +1,198 @@
+"""The embedded demo model's autoencoder: its shape, the linear code it starts from, its loss and its error."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+
+import demo_data
+
+LOG_VARIANCE = -14.0  # of the posterior: std 0.001 of a unit latent, so that sampling it changes nothing
+LATENT_NOISE = 0.03  # std added while the autoencoder learns, so that near latents mean near pictures
+SIGNAL_SCALE = 3.0  # k of the linear start; large beside colours in [-1, 1], so that it rules its group's norm
+
+
+def to_tensor(pictures: np.ndarray) -> torch.Tensor:
+    """``(B, H, W, 3)`` uint8 to ``(B, 3, H, W)`` float32 in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def fresh_pictures(size: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
+    """Batches of newly drawn pictures for the autoencoder, without end."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield to_tensor(np.stack([demo_data.vae_picture(size, rng) for _ in range(batch)]))
+
+
+def build_vae() -> AutoencoderKL:
+    """The autoencoder: stride 4, four channels, no attention, hence any size."""
+    vae = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 80),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=96,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
+    start_linear(vae)
+    return vae
+
+
+# --- the linear start ------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def start_linear(vae: AutoencoderKL) -> None:
+    """Sets the autoencoder up as a linear code: four principal components of 4x4 patches, mean colour back.
+
+    From random weights the first twenty minutes go into finding absolute colour behind the group norms. Here every
+    residual branch starts at zero, and a signal s passes a final norm and SiLU as a group (k, -k, s, -s): the constant
+    k fixes the group's scale, and silu(s) - silu(-s) = s. The error on held-out pictures is 8/255 before any training.
+    """
+    for name, conv in vae.named_modules():
+        if name.endswith("conv2"):
+            torch.nn.init.zeros_(conv.weight)
+            torch.nn.init.zeros_(conv.bias)
+    components = _principal_components()
+    _start_encoder(vae.encoder, torch.linalg.pinv(components).T)
+    _start_decoder(vae.decoder, components)
+    for conv in (vae.quant_conv, vae.post_quant_conv):
+        _cleared(conv, len(conv.weight))[range(4), range(4), 0, 0] = 1
+    vae.quant_conv.bias[4:] = LOG_VARIANCE
+
+
+def _principal_components() -> torch.Tensor:
+    """``(4, 48)``: what a unit of each latent adds to a patch, its pixels in the encoder's order, colours last."""
+    rng = np.random.default_rng(3)
+    patches = to_tensor(np.stack([demo_data.sample(64, rng).picture for _ in range(256)]))
+    for _ in range(2):
+        patches = torch.cat([patches[:, :, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)], 1)
+    rows = patches.permute(0, 2, 3, 1).reshape(-1, 48).double()
+    values, vectors = torch.linalg.eigh(torch.cov(rows.T))
+    components: torch.Tensor = (vectors[:, -4:] * values[-4:].sqrt()).T.float()
+    return components
+
+
+def _start_encoder(encoder: Any, analysis: torch.Tensor) -> None:
+    """Colours, then 2x2 pixels side by side, then 4x4, then the latents by ``analysis`` (4, 48)."""
+    _cleared(encoder.conv_in, 3)[range(3), range(3), 1, 1] = 1
+    for block, channels in ((encoder.down_blocks[0], 3), (encoder.down_blocks[1], 12)):
+        weight = _cleared(block.downsamplers[0].conv, 4 * channels)
+        for i, (dy, dx) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):
+            weight[range(i * channels, (i + 1) * channels), range(channels), dy, dx] = 1
+    _cleared(encoder.down_blocks[1].resnets[0].conv_shortcut, 12)[range(12), range(12), 0, 0] = 1
+    _signals_to_groups(encoder.down_blocks[2].resnets[0].conv_shortcut, analysis, encoder.conv_norm_out)
+    _groups_to_outputs(encoder.conv_out, 4, encoder.conv_norm_out)
+
+
+def _start_decoder(decoder: Any, components: torch.Tensor) -> None:
+    """The patch's mean colour, enlarged twice by a tent filter; the rest is for training to find."""
+    _cleared(decoder.conv_in, 3)[:3, :, 1, 1] = components.reshape(4, 16, 3).mean(1).T
+    tent = torch.tensor([0.25, 0.5, 0.25])
+    first, second, last = decoder.up_blocks
+    for block in (first, second):
+        _cleared(block.upsamplers[0].conv, 3)[range(3), range(3)] = torch.outer(tent, tent)
+    _cleared(second.resnets[0].conv_shortcut, 3)[range(3), range(3), 0, 0] = 1
+    _signals_to_groups(last.resnets[0].conv_shortcut, torch.eye(3), decoder.conv_norm_out)
+    _groups_to_outputs(decoder.conv_out, 3, decoder.conv_norm_out)
+
+
+def _cleared(conv: torch.nn.Conv2d, rows: int) -> torch.Tensor:
+    """The convolution's weight, its first output channels set to zero."""
+    torch.nn.init.zeros_(conv.weight[:rows])
+    if conv.bias is not None:
+        torch.nn.init.zeros_(conv.bias[:rows])
+    return conv.weight
+
+
+def _signals_to_groups(conv: torch.nn.Conv2d, signals: torch.Tensor, norm: torch.nn.GroupNorm) -> None:
+    """Makes a 1x1 convolution put each row of ``signals`` (S, in) into a group of ``norm`` of its own."""
+    width = norm.num_channels // norm.num_groups
+    weight = _cleared(conv, len(signals) * width)
+    for i, row in enumerate(signals):
+        first = i * width
+        torch.nn.init.constant_(conv.bias[first : first + 1], SIGNAL_SCALE)  # type: ignore[index]  # it has a bias
+        torch.nn.init.constant_(conv.bias[first + 1 : first + 2], -SIGNAL_SCALE)  # type: ignore[index]  # it has a bias
+        weight[first + 2, : len(row), 0, 0] = row
+        weight[first + 3, : len(row), 0, 0] = -row
+
+
+def _groups_to_outputs(conv: torch.nn.Conv2d, count: int, norm: torch.nn.GroupNorm) -> None:
+    """Makes a 3x3 convolution after ``norm`` and SiLU give back what ``_signals_to_groups`` put in."""
+    width = norm.num_channels // norm.num_groups
+    conv.weight *= 0.02  # the other channels begin as a faint noise
+    _cleared(conv, 0)[:count, : count * width] = 0
+    scale = SIGNAL_SCALE * math.sqrt(2 / width)  # what the norm divides by
+    for i in range(count):
+        conv.weight[i, i * width + 2, 1, 1], conv.weight[i, i * width + 3, 1, 1] = scale, -scale
+        torch.nn.init.zeros_(conv.bias[i : i + 1])  # type: ignore[index]  # it has a bias
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error, with extra weight on edges and on the coarse picture; for ``pictures`` see ``to_tensor``."""
+    with torch.autocast("cpu", torch.bfloat16):
+        mean = vae.encode(pictures).latent_dist.mean.float()
+        painted = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
+    difference = painted - pictures
+    error = difference.abs().mean()
+    # Edges and the coarse picture get a term of their own, for plain L1 leaves the one soft and the other tinted.
+    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+    coarse = F.avg_pool2d(difference, 4).abs().mean()
+    # Half the KL divergence to a unit normal that depends on the mean; it only fixes the scale.
+    loss: torch.Tensor = error + 0.5 * edges + 0.5 * coarse + 3e-4 * mean.square().mean()
+    return loss
+
+
+@torch.no_grad()
+def vae_error(vae: AutoencoderKL, size: int = 96, count: int = 96) -> float:
+    """Mean absolute reconstruction error in grey levels (0..255) on held-out pictures, a third of them with holes."""
+    rng = np.random.default_rng(10**6)
+    photos = demo_data.HELD_OUT_PHOTOS
+    pictures = to_tensor(np.stack([demo_data.vae_picture(size, rng, photos) for _ in range(count)]))
+    errors = [
+        (vae.decode(vae.encode(batch).latent_dist.mode()).sample.clamp(-1, 1) - batch).abs().mean()
+        for batch in pictures.chunk(count // 16)
+    ]
+    return 127.5 * float(torch.stack(errors).mean())
+
+
+@torch.no_grad()
+def whitened(vae: AutoencoderKL) -> AutoencoderKL:
+    """The same autoencoder with latents of zero mean and unit covariance, the map folded into its 1x1 convolutions.
+
+    A UNet learns sooner when its four channels carry equally much.
+    """
+    vae = copy.deepcopy(vae)
+    rng = np.random.default_rng(7)
+    pictures = to_tensor(np.stack([demo_data.sample(96, rng).picture for _ in range(512)]))
+    latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in pictures.chunk(16)])
+    rows = latents.permute(0, 2, 3, 1).reshape(-1, 4).double()
+    mean, covariance = rows.mean(0), torch.cov(rows.T)
+    values, vectors = torch.linalg.eigh(covariance)
+    forward = vectors @ torch.diag(values.rsqrt()) @ vectors.T
+    backward = torch.linalg.inv(forward)
+    before, after = vae.quant_conv, vae.post_quant_conv
+    # Bias and weight of post_quant_conv first, for they need the old mean.
+    after.bias += (after.weight[:, :, 0, 0].double() @ mean).float()
+    after.weight.copy_((after.weight[:, :, 0, 0].double() @ backward).float()[:, :, None, None])
+    before.bias[:4] = (forward @ (before.bias[:4].double() - mean)).float()
+    before.weight[:4] = (forward @ before.weight[:4, :, 0, 0].double()).float()[:, :, None, None]
+    before.weight[4:] = 0
+    before.bias[4:] = LOG_VARIANCE
+    return vae

@@ -1,0 +1,89 @@
+"""What an operator may set, and how a mistake is told."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from sd_inpaint.errors import SettingsError
+from sd_inpaint.settings import DEFAULT_MODEL, Settings
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removes what the outer environment sets."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("SD_INPAINT_", "LOAD_SD_INPAINT")):
+            monkeypatch.delenv(name)
+
+
+def test_defaults_are_the_guides() -> None:
+    """With nothing set, the guide's model is served."""
+    settings = Settings.read(env_file=None)
+    assert settings.load
+    assert settings.model == DEFAULT_MODEL == "runwayml/stable-diffusion-inpainting"
+
+
+def test_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``.env`` fills what the environment leaves unset; names of others in it are none of our business."""
+    env_file = tmp_path / ".env"
+    env_file.write_text("LOAD_SD_INPAINT=false\nSD_INPAINT_MODEL=demo\nSD_INPAINT_DEVICE=cpu\nOTHER=1\n", "utf-8")
+    monkeypatch.setenv("SD_INPAINT_MODEL", "elsewhere")
+    settings = Settings.read(env_file)
+    assert (settings.load, settings.model, settings.device) == (False, "elsewhere", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LOAD_SD_INPAINT", "perhaps"),
+        ("SD_INPAINT_DEVICE", "gpu"),
+        ("SD_INPAINT_DTYPE", "int8"),
+        ("SD_INPAINT_MODEL", ""),
+        ("SD_INPAINT_MAX_PIXELS", "0"),
+        ("SD_INPAINT_MAX_PIXELS", "many"),
+        ("SD_INPAINT_MAX_BATCH", "0"),
+        ("SD_INPAINT_MAX_QUEUE", "-1"),
+        ("SD_INPAINT_DEADLINE_SECONDS", "0"),
+        ("SD_INPAINT_DRAIN_SECONDS", "-1"),
+        ("SD_INPAINT_SAFETY_CHECKER", "maybe"),
+        ("SD_INPAINT_LOG_LEVEL", "loud"),
+    ],
+)
+def test_wrong_value_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """A value out of bounds names its setting and itself, in one line."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as wrong:
+        Settings.read(env_file=None)
+    assert name in str(wrong.value)
+    assert repr(value) in str(wrong.value)
+    assert "\n" not in str(wrong.value)
+
+
+def test_unknown_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt setting does not do nothing in silence."""
+    monkeypatch.setenv("SD_INPAINT_DEVISE", "cpu")
+    with pytest.raises(SettingsError, match="SD_INPAINT_DEVISE"):
+        Settings.read(env_file=None)
+
+
+def test_unknown_name_in_the_file_is_an_error(tmp_path: Path) -> None:
+    """A misspelt setting in ``.env`` is told as well."""
+    env_file = tmp_path / ".env"
+    env_file.write_text("SD_INPAINT_DEVISE=cpu\n", "utf-8")
+    with pytest.raises(SettingsError, match="SD_INPAINT_DEVISE"):
+        Settings.read(env_file)
+
+
+def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Origins and keys are given as a comma-separated list."""
+    monkeypatch.setenv("SD_INPAINT_CORS_ORIGINS", "https://a.example, https://b.example")
+    assert Settings.read(env_file=None).cors_origins == ("https://a.example", "https://b.example")
+
+
+def test_settings_cannot_be_changed() -> None:
+    """Settings are read once and stay."""
+    with pytest.raises(ValidationError):
+        Settings().model = "other"  # type: ignore[misc]
