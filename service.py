@@ -18,6 +18,7 @@ from sd_inpaint.http import docs
 from sd_inpaint.http.declarations import InpaintForm, NoInput
 from sd_inpaint.http.draining import drain_before_exit
 from sd_inpaint.http.edge import configure_logging, surround
+from sd_inpaint.http.forms import UPLOAD_SECONDS
 from sd_inpaint.http.health import answer_health, health_routes
 from sd_inpaint.http.inpainting import Inpainting
 from sd_inpaint.http.routing import Unlabel
@@ -28,13 +29,6 @@ try:
     SETTINGS = Settings.read()
 except SettingsError as error:
     raise SystemExit(f"sd-inpaint cannot start. {error}") from None
-
-UPLOAD_SECONDS = 3600.0
-"""How long an upload may take before BentoML gives it up; the engine has a deadline of its own."""
-
-# BentoML's clock runs from a request's first byte to its response's, and leaves a timer behind for each request until
-# it would have rung: long enough never to cut a paint off, but not for ever.
-TRAFFIC = {"timeout": SETTINGS.deadline_seconds + UPLOAD_SECONDS}
 
 DURATION_BUCKETS = [0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0]
 """Seconds. BentoML's own end at 180; a paint on a CPU takes two to five minutes."""
@@ -62,7 +56,8 @@ def _painter() -> Painter:
     name="SDInpaint",
     service_class=EdgedService,
     http={"port": 8000},
-    traffic=TRAFFIC,
+    # For gateways that read it; the server's own time-out is taken out (http/edge.py).
+    traffic={"timeout": UPLOAD_SECONDS + SETTINGS.deadline_seconds},
     metrics={"duration": {"buckets": DURATION_BUCKETS}},
     # The journal has one line a request.
     logging={"access": {"enabled": False}},

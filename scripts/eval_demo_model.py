@@ -3,6 +3,7 @@
     python scripts/eval_demo_model.py                        # all figures
     python scripts/eval_demo_model.py accuracy --repeats 2   # one of them
     python scripts/eval_demo_model.py sheet                  # draws docs/demo_objects.png
+    python scripts/eval_demo_model.py references             # draws what tests/test_demo_model.py compares with
 
 Figures:
     accuracy   share of objects whose painted hole lies nearest to that object among all objects
@@ -25,17 +26,20 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+import demo_data
 from sd_inpaint.codecs import Picture
 from sd_inpaint.painter import Painter
 from sd_inpaint.schema import InpaintParameters, InpaintRequest, SchedulerName
 from sd_inpaint.settings import Settings
 
-import demo_data
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHEET = ROOT / "docs" / "demo_objects.png"
+REFERENCES = ROOT / "tests" / "golden" / "demo_objects.png"
 
 HELD_OUT_SEED = 9_000_000  # training draws from small seeds
+TEST_LABELS = ("red rose", "red car", "smiling face", "red apple", "cat", "yellow star", "pizza", "frog")
+REFERENCE_SIZE = 48  # pixels a side of a test's reference
 REMOVAL_PROMPT = "empty background, natural scene"  # the guide's own
 REFERENCE_SIZES = (0.76, 0.84, 0.92, 1.0)  # of the largest object that the hole holds
 REFERENCE_SHIFTS = (-0.07, 0.0, 0.07)  # of the hole's shorter side, along either axis
@@ -280,6 +284,17 @@ def sheet(service: Service, sampling: Sampling, args: argparse.Namespace) -> Non
     print(f"sheet: {args.sheet.name}, {page.width}x{page.height}")
 
 
+def references(*_: object) -> None:
+    """Draws the glyphs of ``TEST_LABELS`` in a row, so that tests need no emoji font."""
+    row = Image.new("RGBA", (REFERENCE_SIZE * len(TEST_LABELS), REFERENCE_SIZE))
+    emoji = {item.label: item.emoji for item in demo_data.OBJECTS}
+    for i, label in enumerate(TEST_LABELS):
+        picture = demo_data.glyph(emoji[label]).convert("RGBA")
+        picture.thumbnail((REFERENCE_SIZE, REFERENCE_SIZE))
+        row.paste(picture, (i * REFERENCE_SIZE, 0))
+    row.save(REFERENCES, optimize=True)
+
+
 Report = Callable[[Service, Sampling, argparse.Namespace], object]
 REPORTS: dict[str, Report] = {
     "accuracy": accuracy,
@@ -287,6 +302,7 @@ REPORTS: dict[str, Report] = {
     "isolation": isolation,
     "speed": speed,
     "sheet": sheet,
+    "references": references,
 }
 
 

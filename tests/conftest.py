@@ -37,6 +37,9 @@ START_SECONDS = 120.0
 SERVER_BODY_BYTES = 2_000_000
 """Body limit of the shared server: low, so that going over it is quick."""
 
+SERVE = (sys.executable, "-m", "bentoml", "serve", "service:SDInpaint")
+INPAINT = "/sd-inpaint/inpaint"
+HEALTH = "/sd-inpaint/health"
 SIZE = (70, 53)
 """Width and height that no stride divides."""
 
@@ -94,6 +97,20 @@ def form(**changes: Any) -> dict[str, Any]:
     }
 
 
+def check_shape(response: Any, status: int, code: str) -> dict[str, Any]:
+    """Asserts status, code and the shape that every error has; returns the body."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    body: dict[str, Any] = response.json()
+    assert body["code"] == code
+    assert 10 < len(body["error"]) < 500
+    assert body["error"].endswith(".")
+    assert "Traceback" not in response.text
+    assert "site-packages" not in response.text
+    return body
+
+
 class FakePainter:
     """Paints every hole in a colour made from the seed, at once or when told to, without a model."""
 
@@ -135,7 +152,7 @@ class FakePainter:
         if self.failure is not None:
             raise self.failure
         try:
-            while self.held:
+            while self.held:  # noqa: ASYNC110  # the test lets go of it from another thread
                 await asyncio.sleep(0.01)
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -161,7 +178,7 @@ class App:
 
     def post(self, headers: dict[str, str] | None = None, **changes: Any) -> Any:
         """Posts a request that is good but for ``changes``."""
-        return self.client.post("/sd-inpaint/inpaint", headers=headers, **form(**changes))
+        return self.client.post(INPAINT, headers=headers, **form(**changes))
 
 
 @contextlib.contextmanager
@@ -208,8 +225,7 @@ class Server:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BENTOML_CONFIG")}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bentoml", "serve", "service:SDInpaint", "--host", "127.0.0.1"]
-                + ["--port", str(self.port)],
+                [*SERVE, "--host", "127.0.0.1", "--port", str(self.port)],
                 cwd=ROOT,
                 env={**environment, "LOAD_SD_INPAINT": "true", "SD_INPAINT_MODEL": "demo", **settings},
                 stdout=output,
@@ -217,7 +233,7 @@ class Server:
                 start_new_session=True,
             )
 
-    def wait(self, path: str = "/sd-inpaint/health", status: int = 200) -> httpx.Response:
+    def wait(self, path: str = HEALTH, status: int = 200) -> httpx.Response:
         """Waits until ``path`` is answered with ``status``."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:

@@ -39,7 +39,7 @@ from uploads import (
 BROUGHT_UPRIGHT_FROM = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
 """EXIF orientation → Pillow's transposition that makes the stored picture of the upright one."""
 
-quick = settings(deadline=None, max_examples=40)
+quick = settings(deadline=None, max_examples=15)
 
 
 class TestDecodeImage:

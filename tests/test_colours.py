@@ -35,6 +35,7 @@ class TestColours:
             pytest.param(np.array([[0.0, 100.4, 255.0]], np.float32), [0, 100, 255], id="float-to-255"),
             pytest.param(np.array([[0.0, 257.0, 65535.0]], np.float32), [0, 1, 255], id="float-to-65535"),
             pytest.param(np.array([[0, 1, 255]], np.int32), [0, 1, 255], id="integer-to-255"),
+            pytest.param(np.array([[0, 1, 1]], np.int32), [0, 1, 1], id="integers-are-no-parts-of-one"),
             pytest.param(np.array([[0, 257, 65535]], np.int32), [0, 1, 255], id="integer-to-65535"),
         ],
     )

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import App, form, make_app, opened, photo, written
 from starlette.requests import Request
 from starlette.routing import Mount, Route
 
 import sd_inpaint.errors
+from conftest import HEALTH, INPAINT, App, check_shape, form, make_app, opened, photo, written
 from sd_inpaint.engine import EngineState
 from sd_inpaint.errors import (
     CallerError,
@@ -20,34 +20,15 @@ from sd_inpaint.errors import (
     InpaintError,
     ModelFailedError,
     ModelLoadingError,
-    NotAcceptableError,
     OutOfMemoryError,
     QueueFullError,
     ShuttingDownError,
 )
 from sd_inpaint.http.errors import STATUSES, error_response
-from sd_inpaint.http.negotiation import choose_media_type
-from sd_inpaint.http.results import OFFERED
 from sd_inpaint.http.routing import find_endpoint
 
-INPAINT = "/sd-inpaint/inpaint"
-HEALTH = "/sd-inpaint/health"
 ORIGIN = {"Origin": "https://app.example"}
 PREFLIGHT = {**ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-
-
-def check_shape(response: Any, status: int, code: str) -> dict[str, Any]:
-    """Asserts status, code and the shape that every error has; returns the body."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-request-id"]
-    body: dict[str, Any] = response.json()
-    assert body["code"] == code
-    assert 10 < len(body["error"]) < 500
-    assert body["error"].endswith(".")
-    assert "Traceback" not in response.text
-    assert "site-packages" not in response.text
-    return body
 
 
 def all_errors(root: type[InpaintError]) -> Iterator[type[InpaintError]]:
@@ -79,43 +60,6 @@ def test_headers_of_errors(error: InpaintError, headers: dict[str, str]) -> None
     """Errors that ask the caller to do something carry the header that says it to programs."""
     response = error_response(error)
     assert headers.items() <= {k.title().replace("Www", "WWW"): v for k, v in response.headers.items()}.items()
-
-
-ACCEPT = [
-    (None, "image/png"),
-    ("", "image/png"),
-    ("*/*", "image/png"),
-    ("image/*", "image/png"),
-    ("image/png", "image/png"),
-    ("IMAGE/WebP", "image/webp"),
-    ("image/jpeg", "image/jpeg"),
-    ("image/avif", "image/avif"),
-    ("application/json", "application/json"),
-    ("application/*", "application/json"),
-    ("application/json, text/plain, */*", "image/png"),
-    ("image/webp, image/*;q=0.8", "image/webp"),
-    ("image/webp;q=0.5, image/jpeg;q=0.7", "image/jpeg"),
-    ("image/webp;q=0.5, */*;q=0.1", "image/webp"),
-    ("image/png;q=0, */*", "image/webp"),
-    ("image/*;q=0, */*;q=0.1", "application/json"),
-    ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "image/jpeg"),
-    ("nonsense, image/webp", "image/webp"),
-    ("image/png;level=1;q=0.2, image/jpeg;q=0.1", "image/png"),
-    (",,image/jpeg,,", "image/jpeg"),
-]
-
-
-@pytest.mark.parametrize(("accept", "chosen"), ACCEPT)
-def test_accept(accept: str | None, chosen: str) -> None:
-    """The caller's quality values decide, narrower ranges before wider ones; of equals, PNG."""
-    assert choose_media_type(accept, OFFERED) == chosen
-
-
-@pytest.mark.parametrize("accept", ["text/html", "image/gif", "*/*;q=0", "image/png;q=0", "image", "image/png;q=2", ";"])
-def test_accept_that_cannot_be_met(accept: str) -> None:
-    """An Accept header without a format that is written here is refused."""
-    with pytest.raises(NotAcceptableError):
-        choose_media_type(accept, OFFERED)
 
 
 @pytest.mark.parametrize("sent", ["abc-123", "trace:1/2@host+x=y_z.", "a" * 128])
@@ -166,7 +110,9 @@ def test_cors_headers_on_everything(app: App, name: str) -> None:
     assert response.status_code == status
     assert response.headers["access-control-allow-origin"] == "*"
     exposed = response.headers["access-control-expose-headers"].split(", ")
-    assert {"X-Seed", "X-Model", "X-Steps", "X-Inference-Seconds", "X-Request-ID", "Retry-After", "X-Region"} <= {*exposed}
+    assert {"X-Seed", "X-Model", "X-Steps", "X-Inference-Seconds", "X-Request-ID", "Retry-After", "X-Region"} <= {
+        *exposed
+    }
 
 
 @pytest.mark.parametrize(
@@ -322,38 +268,6 @@ def test_probes_and_preflights_need_no_key() -> None:
     with make_app(api_keys=KEYS) as app:
         assert {app.client.get(path).status_code for path in (HEALTH, "/readyz", "/livez", "/healthz")} == {200}
         assert app.client.options(INPAINT, headers=PREFLIGHT).status_code == 200
-
-
-LIMIT = 20_000
-
-
-def test_body_up_to_the_limit() -> None:
-    """A body of exactly the limit is read; one byte more is not, with a length or without one."""
-    with make_app(max_body_bytes=LIMIT) as app:
-        request = app.client.build_request("POST", INPAINT, **form())
-        content, headers = request.read(), dict(request.headers)
-        padded = content + b"\r\n" + b"x" * (LIMIT - len(content) - 2)
-        for data, status in [(padded, 200), (padded + b"x", 413), (padded * 5, 413)]:
-            whole = app.client.post(INPAINT, content=data, headers={**ORIGIN, "Content-Type": headers["content-type"]})
-            pieces = (data[start : start + 1000] for start in range(0, len(data), 1000))
-            chunked = app.client.post(
-                INPAINT, content=pieces, headers={**ORIGIN, "Content-Type": headers["content-type"]}
-            )
-            for response in (whole, chunked):
-                assert response.status_code == status
-                if status == 413:
-                    assert check_shape(response, 413, "body_too_large")["max_bytes"] == LIMIT
-                    assert response.headers["connection"] == "close"
-                    assert response.headers["access-control-allow-origin"] == "*"
-        assert app.post().status_code == 200
-
-
-@pytest.mark.parametrize("length", ["-1", "1e3", "x", "9" * 30])
-def test_odd_content_lengths(app: App, length: str) -> None:
-    """A length that is none, or larger than any disk, is refused."""
-    response = app.client.post(INPAINT, headers={"Content-Length": length}, content=b"")
-    assert response.status_code in (400, 413)
-    assert response.json()["code"] in ("malformed_body", "body_too_large")
 
 
 @pytest.mark.parametrize(

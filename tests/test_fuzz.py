@@ -4,8 +4,8 @@ import random
 
 import httpx
 import pytest
-from conftest import Server, form
-from test_edge import INPAINT
+
+from conftest import INPAINT, Server, form
 
 BATCHES = 8
 BODIES_PER_BATCH = 50
@@ -57,7 +57,10 @@ def damaged(body: bytes, boundary: bytes, chance: random.Random) -> bytes:
                 del data[at:]
             case 5:
                 other = chance.randint(0, len(data))
-                data[at : at + length], data[other : other + length] = data[other : other + length], data[at : at + length]
+                data[at : at + length], data[other : other + length] = (
+                    data[other : other + length],
+                    data[at : at + length],
+                )
             case 6:
                 data[at : at + length] = bytes(data[at : at + length]).swapcase()
             case 7 if at < len(data):
@@ -97,6 +100,8 @@ def test_damaged_content_types(server: Server, seed: int) -> None:
             content_type = bytearray(request.headers["content-type"].encode())
             for _ in range(chance.randint(1, 3)):
                 at = chance.randrange(len(content_type))
-                content_type[at : at + chance.randint(0, 3)] = chance.choice([b";", b"=", b'"', b"x", b"\xff", b"", b" "])
+                content_type[at : at + chance.randint(0, 3)] = chance.choice(
+                    [b";", b"=", b'"', b"x", b"\xff", b"", b" "]
+                )
             answer = client.post(INPAINT, content=good, headers={"Content-Type": bytes(content_type).strip()})
             assert answer.status_code in (200, 400, 415), answer.text

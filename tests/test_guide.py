@@ -14,8 +14,9 @@ import bentoml
 import httpx
 import numpy as np
 import pytest
-from conftest import Server, opened
 from PIL import Image, ImageDraw
+
+from conftest import Server, opened
 
 GUIDE_URL = "http://localhost:8000"
 SIZE = (512, 512)

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from sd_inpaint import masks
 from sd_inpaint.codecs import Picture
 
-quick = settings(deadline=None, max_examples=60)
+quick = settings(deadline=None, max_examples=15)
 sides = st.integers(1, 40)
 shapes = st.tuples(sides, sides)
 levels = st.sampled_from([0, 0, 0, 1, 100, 127, 128, 254, 255]) | st.integers(0, 255)
@@ -199,6 +199,19 @@ class TestComposite:
         result = masks.composite(transparent, red, np.full((1, 1), 128, np.uint8))
         assert result.rgb.tolist() == [[[255, 0, 0]]]
         assert result.alpha.tolist() == [[128]]
+
+    @given(pictures())
+    @quick
+    def test_translucent_colour_counts_by_its_opacity(self, case):
+        """Under alpha the blend is that of painting over: each colour weighs as much as is seen of it."""
+        original, painted, mask = case
+        alpha = np.full(mask.shape, 255, np.uint8) if original.alpha is None else original.alpha
+        above = mask[:, :, None] / 255
+        below = alpha[:, :, None] / 255 * (1 - above)
+        total = np.where(above + below > 0, above + below, 1)
+        exact = (original.rgb * below + painted * above) / total
+        rgb = masks.composite(original, painted, mask).rgb
+        assert np.abs(rgb - exact)[mask > 0].max(initial=0) <= 0.5 + 1e-9
 
     @given(pictures())
     @quick

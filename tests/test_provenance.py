@@ -101,8 +101,14 @@ class TestTexts:
         assert provenance.texts(asked(), result(steps=0), model=MODEL) == {}
         assert provenance.xmp(result(steps=0), model=MODEL) is None
 
+    def test_unwritable_characters_are_left_out(self):
+        """Control characters and halves of surrogate pairs, which no file can hold, are not there; the rest is."""
+        text = provenance.texts(asked("a\0 rose\n\tred"), result(), model="my\ud800 model")["parameters"]
+        assert read(text)[0] == "a rose\n\tred"
+        assert read(text)[2]["Model"] == "my model"
+
     @given(st.text(max_size=60), st.text(max_size=60), st.text(min_size=1, max_size=20), st.sampled_from(ImageFormat))
-    @settings(deadline=None, max_examples=30)
+    @settings(deadline=None, max_examples=15)
     def test_any_prompt_can_be_written(self, prompt, negative, model, image_format):
         """Whatever characters prompts and names have, lone surrogates too, every format takes the marks."""
         painted = result()

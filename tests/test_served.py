@@ -15,8 +15,8 @@ import httpx
 import numpy as np
 import pytest
 import requests
-from conftest import ROOT, SERVER_BODY_BYTES, Server, form, hole, opened, photo, written
-from test_edge import HEALTH, INPAINT, check_shape
+
+from conftest import HEALTH, INPAINT, ROOT, SERVER_BODY_BYTES, Server, check_shape, form, hole, opened, photo, written
 
 MULTIPART = "multipart/form-data; boundary=x"
 LARGE = (512, 512)
@@ -29,8 +29,7 @@ def post(server: Server, **changes: str | bytes) -> httpx.Response:
 
 def long_paint() -> dict[str, bytes | str]:
     """Returns what takes a while to paint."""
-    large = {"image": written(photo(LARGE)), "mask": written(hole(LARGE)), "region": "full"}
-    return {**large, "num_inference_steps": "150"}
+    return {"image": written(photo(LARGE)), "mask": written(hole(LARGE)), "num_inference_steps": "150"}
 
 
 @contextlib.contextmanager
@@ -116,7 +115,7 @@ def test_caller_who_leaves_in_the_middle_of_the_upload(server: Server) -> None:
 
 
 def test_upload_without_an_end(server: Server) -> None:
-    """A chunked body is refused when it passes the limit, while the client still sends, and the connection is closed."""
+    """A chunked body is refused when it passes the limit, while the client still sends; the connection is closed."""
     sent = 0
     part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
     with connection(server, f"Content-Type: {MULTIPART}\r\nTransfer-Encoding: chunked") as sock:

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, App, form, hole, make_app, opened, photo, written
 from PIL import Image
-from test_edge import INPAINT, check_shape
 
 import service
+from conftest import INPAINT, ROOT, App, check_shape, form, hole, make_app, opened, photo, written
 from sd_inpaint.errors import ModelDisabledError, ModelFailedError, ModelLoadingError, QueueFullError, ShuttingDownError
 from sd_inpaint.schema import InpaintParameters
 
@@ -57,10 +56,12 @@ def test_parameters_reach_the_painter(app: App) -> None:
         "num_inference_steps": "150",
         "guidance_scale": "1.0",
         "seed": str(2**64 - 1),
+        "prompt_weights": "false",
         "scheduler": "euler_a",
         "strength": "0.25",
         "region": "full",
         "padding": "16",
+        "soft_mask": "strength",
         "mask_blur": "1.5",
         "mask_grow": "-3",
         "mask_invert": "true",
@@ -68,7 +69,7 @@ def test_parameters_reach_the_painter(app: App) -> None:
     assert set(sent) == set(InpaintParameters.model_fields)
     assert app.post(**sent).status_code == 200
     expected = {**sent, "num_inference_steps": 150, "guidance_scale": 1.0, "seed": 2**64 - 1, "strength": 0.25}
-    expected |= {"padding": 16, "mask_blur": 1.5, "mask_grow": -3, "mask_invert": True}
+    expected |= {"prompt_weights": False, "padding": 16, "mask_blur": 1.5, "mask_grow": -3, "mask_invert": True}
     assert app.painter.requests[0].parameters.model_dump() == expected
     assert app.painter.deadlines == [None]
 
@@ -178,7 +179,9 @@ def test_formats_and_modes(app: App, image_format: str, mode: str) -> None:
     assert opened(response.content).shape[:2] == (53, 70)
 
 
-@pytest.mark.parametrize("content_type", ["image/jpeg", "image/jpg", "application/octet-stream", "IMAGE/PNG; x=y", "", "é"])
+@pytest.mark.parametrize(
+    "content_type", ["image/jpeg", "image/jpg", "application/octet-stream", "IMAGE/PNG; x=y", "", "é"]
+)
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a", "x" * 300 + ".png", "../../a.png", "a\x00b.png", "ü.png"])
 def test_mislabelled_uploads(app: App, name: str, content_type: str) -> None:
     """The bytes decide what a picture is; file name and Content-Type of the part do not."""
@@ -305,7 +308,7 @@ def test_stop_ends_the_painter() -> None:
 
 
 def test_schema_lists_every_parameter() -> None:
-    """BentoML's schema has image, mask and each parameter in order, with defaults and bounds, and a picture comes out."""
+    """BentoML's schema has image, mask and each parameter in order, with defaults and bounds; out comes a picture."""
     routes = {route["name"]: route for route in service.SDInpaint.schema()["routes"]}
     assert {name: route["route"] for name, route in routes.items()} == {
         "inpaint": INPAINT,

@@ -10,6 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from sd_inpaint.denoiser import Denoiser
 from sd_inpaint.devices import Device
 from sd_inpaint.model import TorchModel
+from sd_inpaint.safety import SafetyChecker
 
 TEXT_LENGTH = 16
 
@@ -87,8 +88,10 @@ def make_tokenizer() -> CLIPTokenizer:
     )
 
 
-def make_denoiser(components: dict[str, Any], *, max_batch: int = 1) -> Denoiser:
+def make_denoiser(
+    components: dict[str, Any], *, max_batch: int = 1, safety_checker: SafetyChecker | None = None
+) -> Denoiser:
     """Makes a denoiser over components, in float32 on the CPU."""
     device = Device(torch.device("cpu"), torch.float32, "cpu")
     model = TorchModel(**components, device=device)
-    return Denoiser(model, device, max_batch=max_batch, max_canvas_pixels=1 << 22)
+    return Denoiser(model, device, max_batch=max_batch, max_canvas_pixels=1 << 22, safety_checker=safety_checker)

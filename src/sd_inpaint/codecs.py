@@ -134,7 +134,7 @@ _MAX_JPEG_SEGMENT: Final = 65_533
 
 _SAVE_OPTIONS: Final[dict[ImageFormat, dict[str, Any]]] = {
     ImageFormat.PNG: {"compress_level": 1},
-    ImageFormat.WEBP: {"quality": 90, "method": 2, "exact": True},
+    ImageFormat.WEBP: {"quality": 90, "method": 2},
     ImageFormat.JPEG: {"quality": 95, "subsampling": "4:4:4"},
     ImageFormat.AVIF: {"quality": 85, "subsampling": "4:4:4", "speed": 10},
 }

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from sd_inpaint.devices import Device
-from sd_inpaint.errors import InvalidOutputError, OutOfMemoryError
+from sd_inpaint.errors import ContentFlaggedError, InvalidOutputError, OutOfMemoryError
 from sd_inpaint.jobs import CanvasTask
 from sd_inpaint.masks import hole, latent_hole
 from sd_inpaint.model import InpaintModel
+from sd_inpaint.safety import SafetyChecker
 from sd_inpaint.schedulers import create_scheduler
 from sd_inpaint.schema import SoftMask
 
@@ -104,10 +105,12 @@ class Denoiser:
         *,
         max_batch: int,
         max_canvas_pixels: int,
+        safety_checker: SafetyChecker | None = None,
         info: dict[str, object] | None = None,
     ) -> None:
         self._model = model
         self._device = device
+        self._safety_checker = safety_checker
         self.stride = model.stride
         self.native_size = model.sample_size * model.stride
         self.max_batch = max_batch
@@ -236,6 +239,7 @@ class Denoiser:
         Raises:
             OutOfMemoryError: If the device has too little memory.
             InvalidOutputError: If the picture is not one, also when decoded in float32.
+            ContentFlaggedError: If the safety checker flags it.
         """
         with _translate_out_of_memory(), torch.inference_mode():
             for precise in (False, True):
@@ -244,7 +248,7 @@ class Denoiser:
                 if bool(torch.isfinite(picture).all()):
                     canvas = _to_pixels(picture)
                     if canvas.max() >= BLACK_LEVEL or diffusion.task.image.max() < BLACK_LEVEL:
-                        return canvas
+                        return self._checked(canvas)
         raise InvalidOutputError(
             "The model gave no picture (not a number, or all black), also in float32. Another seed, fewer steps or "
             "a lower guidance_scale may do; SD_INPAINT_DTYPE=float32 is the operator's way out."
@@ -275,6 +279,12 @@ class Denoiser:
     def release_memory(self) -> None:
         """Gives cached memory back, after trouble."""
         self._device.release_memory()
+
+    def _checked(self, canvas: np.ndarray) -> np.ndarray:
+        # 11. Hand it to the safety checker, where there is one.
+        if self._safety_checker is not None and self._safety_checker.flags(canvas):
+            raise ContentFlaggedError("The safety checker flagged the painted picture. Another prompt or seed may do.")
+        return canvas
 
     def _sample_posterior(self, picture: torch.Tensor, generator: torch.Generator, *, lean: bool) -> torch.Tensor:
         """Encodes (1, 3, H, W) and draws from the VAE's posterior, as the model was trained."""

@@ -64,6 +64,16 @@ class Engine:
         """How many jobs ended how: ``done``, or an error's code."""
         return self._loop.outcomes if self._loop else Counter()
 
+    @property
+    def waiting_jobs(self) -> int:
+        """How many canvases wait or run."""
+        return len(self._loop.jobs()) if self._loop else 0
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long the device needs for all that waits or runs."""
+        return self._loop.waiting_seconds() if self._loop else 0.0
+
     def start(self) -> None:
         """Starts loading; returns at once."""
         if self._state is EngineState.LOADING:

@@ -28,6 +28,8 @@
         ├── OutOfMemoryError              out_of_memory
         ├── InvalidOutputError            invalid_output
         ├── EngineCrashedError            internal
+        ├── JobLostError                  job_lost
+        ├── StateUnavailableError         state_unavailable
         ├── SettingsError                 invalid_settings
         └── WeightsError                  invalid_weights
 
@@ -216,6 +218,18 @@ class EngineCrashedError(MachineError):
     """A defect of the engine ended the job; the log has the traceback."""
 
     code = "internal"
+
+
+class JobLostError(MachineError):
+    """An accepted job was begun again and again and never came to an end, or what it needs is gone."""
+
+    code = "job_lost"
+
+
+class StateUnavailableError(MachineError):
+    """The folder that keeps accepted jobs cannot be used; the reason is in the message."""
+
+    code = "state_unavailable"
 
 
 class SettingsError(MachineError):

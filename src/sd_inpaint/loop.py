@@ -84,8 +84,10 @@ class DeviceLoop:
         self._turn_started = 0.0
         self.outcomes: Counter[str] = Counter()
 
-    def submit(self, jobs: Sequence[Job], *, deadline_seconds: float = math.inf) -> None:
+    def submit(self, jobs: Sequence[Job], *, deadline_seconds: float = math.inf, promised: bool = False) -> None:
         """Admits all jobs of a request, or none; they end by the deadline, done or not.
+
+        Those that were promised a place before are admitted even if the queue is full.
 
         Raises:
             QueueFullError: If the queue has no room for them.
@@ -93,7 +95,7 @@ class DeviceLoop:
         with self._changed:
             now = self._clock()
             try:
-                self._queue.admit(jobs, now)
+                self._queue.admit(jobs, now, promised=promised)
                 for job in jobs:
                     job.deadline_at = now + deadline_seconds
             except InpaintError as error:

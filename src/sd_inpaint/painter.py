@@ -17,7 +17,15 @@ from sd_inpaint.geometry import Canvas
 from sd_inpaint.jobs import CanvasTask, Job, JobState
 from sd_inpaint.loop import Backend, DeviceLoop
 from sd_inpaint.queue import JobQueue, Pace
-from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult, SoftMask
+from sd_inpaint.schema import (
+    SEED_MAX,
+    SEED_RANDOM,
+    InpaintParameters,
+    InpaintRequest,
+    InpaintResult,
+    SoftMask,
+    Variation,
+)
 from sd_inpaint.settings import Settings
 
 RANDOM_SEED_BITS = 32
@@ -112,6 +120,11 @@ class Painter:
             "model": settings.model,
             "status": str(self.engine.state),
             **{name: loaded.get(name) for name in unknown},
+            "queue": {
+                "jobs": self.engine.waiting_jobs,
+                "seconds": round(self.engine.waiting_seconds, 3),
+                "outcomes": dict(self.engine.outcomes),
+            },
             "limits": {
                 "max_pixels": settings.max_pixels,
                 "max_body_bytes": settings.max_body_bytes,
@@ -125,7 +138,12 @@ class Painter:
         }
 
     async def paint(
-        self, request: InpaintRequest, *, progress: Progress | None = None, deadline_seconds: float | None = None
+        self,
+        request: InpaintRequest,
+        *,
+        progress: Progress | None = None,
+        deadline_seconds: float | None = None,
+        promised: bool = False,
     ) -> InpaintResult:
         """Paints one request. Cancelling the awaiting task frees the device before its next step.
 
@@ -133,39 +151,37 @@ class Painter:
             request: Decoded and checked; an all-black mask gives the input back without a call of the model.
             progress: Is tied to this request, if given.
             deadline_seconds: How long the caller will wait; the operator's bound is the default and the most.
+            promised: True for a job that was accepted before: it is admitted even if the queue is full.
 
         Raises:
             InpaintError: For all that can go wrong on purpose; see errors.py.
         """
         loop = self.engine.ready_loop()
         parameters = request.parameters
-        seed = secrets.randbits(RANDOM_SEED_BITS) if parameters.seed == SEED_RANDOM else parameters.seed
+        seeds = _choose_seeds(parameters)
         mask, canvases = await asyncio.to_thread(_plan, request, loop.backend)
         if not canvases:
-            return InpaintResult(image=request.image, seed=seed, steps=0, inference_seconds=0.0)
-        tasks = await asyncio.to_thread(_cut, canvases, request.image, mask, parameters, seed)
+            same = tuple(Variation(request.image, seed) for seed in seeds)
+            return InpaintResult(same[0].image, same[0].seed, steps=0, inference_seconds=0.0, further=same[1:])
+        tasks = await asyncio.to_thread(_cut, canvases, request.image, mask, parameters, seeds)
         longest = self._settings.deadline_seconds
         jobs = [Job(task, wants_preview=progress is not None and progress.wants_preview) for task in tasks]
-        loop.submit(jobs, deadline_seconds=min(deadline_seconds or longest, longest))
+        loop.submit(jobs, deadline_seconds=min(deadline_seconds or longest, longest), promised=promised)
         if progress is not None:
             progress.follow(jobs, loop)
-        try:
-            painted = await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
-        except asyncio.CancelledError:
-            loop.leave(jobs, CancelledError("The caller cancelled this picture."))
-            raise
-        except InpaintError as error:
-            # One canvas that failed leaves no use for the others.
-            loop.leave(jobs, error)
-            raise
+        painted = await _wait(jobs, loop)
         weights = masks.reveal(mask) if parameters.soft_mask is SoftMask.STRENGTH else mask
-        image = await asyncio.to_thread(_assemble, request.image, weights, canvases, painted)
+        images = [
+            await asyncio.to_thread(_assemble, request.image, weights, canvases, painted[n :: len(seeds)])
+            for n in range(len(seeds))
+        ]
         return InpaintResult(
-            image=image,
-            seed=seed,
-            steps=sum(job.step for job in jobs),
+            image=images[0],
+            seed=seeds[0],
+            steps=max(job.step for job in jobs),
             inference_seconds=sum(job.device_seconds for job in jobs),
             regions=tuple(canvas.describe() for canvas in canvases),
+            further=tuple(Variation(image, seed) for image, seed in zip(images[1:], seeds[1:], strict=True)),
         )
 
     def _load(self) -> Backend:
@@ -197,13 +213,33 @@ def _plan(request: InpaintRequest, backend: Backend) -> tuple[np.ndarray, tuple[
     return mask, canvases
 
 
+def _choose_seeds(parameters: InpaintParameters) -> list[int]:
+    """One seed a picture: the one asked for, or drawn, and those that follow it."""
+    first = secrets.randbits(RANDOM_SEED_BITS) if parameters.seed == SEED_RANDOM else parameters.seed
+    return [(first + n) % (SEED_MAX + 1) for n in range(parameters.num_images)]
+
+
 def _cut(
-    canvases: Sequence[Canvas], image: Picture, mask: np.ndarray, parameters: InpaintParameters, seed: int
+    canvases: Sequence[Canvas], image: Picture, mask: np.ndarray, parameters: InpaintParameters, seeds: Sequence[int]
 ) -> list[CanvasTask]:
-    return [
-        CanvasTask(geometry.cut(canvas, image.rgb), geometry.cut_mask(canvas, mask), parameters, seed)
-        for canvas in canvases
-    ]
+    """One task for each canvas and seed, a canvas's seeds side by side: they share its pixels."""
+    tasks = []
+    for canvas in canvases:
+        pixels, hole = geometry.cut(canvas, image.rgb), geometry.cut_mask(canvas, mask)
+        tasks += [CanvasTask(pixels, hole, parameters, seed) for seed in seeds]
+    return tasks
+
+
+async def _wait(jobs: Sequence[Job], loop: DeviceLoop) -> list[np.ndarray]:
+    """Waits for all of a request's jobs; what ends one of them, or the waiting, ends the others."""
+    try:
+        return await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+    except asyncio.CancelledError:
+        loop.leave(jobs, CancelledError("The caller cancelled this picture."))
+        raise
+    except InpaintError as error:
+        loop.leave(jobs, error)
+        raise
 
 
 def _assemble(

@@ -91,13 +91,20 @@ class JobQueue:
             retry_after_seconds=retry_after_seconds,
         )
 
-    def admit(self, jobs: Sequence[Job], now: float) -> None:
+    def admit(self, jobs: Sequence[Job], now: float, *, promised: bool = False) -> None:
         """Takes all of a request's jobs, or none.
+
+        Args:
+            jobs: Those of one request.
+            now: Clock reading, in seconds.
+            promised: True where they were admitted before, and lost their place with the process that held it: they
+                get one, full or not, or newcomers could keep them out for ever.
 
         Raises:
             QueueFullError: If they don't fit.
         """
-        self.check_room(len(jobs), sum(job.task.queue_work for job in jobs))
+        if not promised:
+            self.check_room(len(jobs), sum(job.task.queue_work for job in jobs))
         # A request's canvases share one rank by their total, so that it is not served in the order of its pieces.
         length_seconds = self.pace.seconds(sum(job.remaining_work for job in jobs))
         for job in jobs:

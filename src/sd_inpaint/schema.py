@@ -1,6 +1,6 @@
 """What a request may ask and what a result holds; each bound and each default stands here, once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
@@ -77,6 +77,9 @@ class InpaintParameters(BaseModel):
         description="Reads (word:1.3) as a weight and takes prompts of any length; false takes the text as it is, "
         "cut at the text encoder's 77 tokens.",
     )
+    num_images: int = Field(
+        default=1, ge=1, le=4, description="How many pictures; each further one takes the next seed."
+    )
     scheduler: SchedulerName = Field(default=SchedulerName.DEFAULT, description="Sampler; default is the model's own.")
     strength: float = Field(
         default=1.0,
@@ -125,19 +128,39 @@ class InpaintRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class InpaintResult:
-    """One painted picture and how it came about.
+class Variation:
+    """One painted picture.
 
     Attributes:
-        image: The result, of the input's size; equal to the input wherever the mask is 0.
+        image: Of the input's size; equal to the input wherever the mask is 0.
         seed: The seed used, also where the caller asked for a random one.
-        steps: Denoising steps that were run; 0 where the mask was empty.
+    """
+
+    image: Picture
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class InpaintResult:
+    """What was painted, and how it came about.
+
+    Attributes:
+        image: The first picture.
+        seed: Its seed.
+        steps: Denoising steps that each canvas took; 0 where the mask was empty.
         inference_seconds: Time this request held the device.
         regions: What each canvas covered and at which scale, for ``X-Region``.
+        further: The pictures beyond the first, where the caller asked for several.
     """
 
     image: Picture
     seed: int
     steps: int
     inference_seconds: float
-    regions: tuple[str, ...] = field(default=())
+    regions: tuple[str, ...] = ()
+    further: tuple[Variation, ...] = ()
+
+    @property
+    def variations(self) -> tuple[Variation, ...]:
+        """All pictures, in the order of their seeds."""
+        return (Variation(self.image, self.seed), *self.further)

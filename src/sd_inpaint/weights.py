@@ -13,10 +13,11 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 import sd_inpaint
@@ -24,6 +25,7 @@ from sd_inpaint.denoiser import Denoiser
 from sd_inpaint.devices import Device, choose_device, choose_max_batch, choose_max_canvas_pixels
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.model import TorchModel
+from sd_inpaint.safety import SafetyChecker
 from sd_inpaint.settings import DEFAULT_MODEL, DEMO_MODEL, Settings
 
 PINNED_REVISION = "8a4288a76071f7280aedbdb3253bdb9e9d5d84bb"
@@ -41,6 +43,8 @@ CHECKSUMS = "SHA256SUMS"
 MODULES: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+OPTIONAL_FOLDERS = ("safety_checker", "feature_extractor")
 
 DOWNLOAD = [
     "model_index.json",
@@ -83,6 +87,7 @@ def load(settings: Settings) -> Denoiser:
     device = choose_device(settings)
     source = verify(locate(settings))
     model = _load_model(source, device, allow_pickle=settings.allow_pickle)
+    safety_checker = _load_safety_checker(source, device, settings)
     max_canvas_pixels = choose_max_canvas_pixels(settings.max_canvas_pixels, device)
     native_pixels = (model.sample_size * model.stride) ** 2
     max_batch = choose_max_batch(settings.max_batch, device, native_pixels)
@@ -94,9 +99,17 @@ def load(settings: Settings) -> Denoiser:
         "native_size": model.sample_size * model.stride,
         "max_batch": max_batch,
         "max_canvas_pixels": max_canvas_pixels,
+        "safety_checker": safety_checker is not None,
     }
     logger.info("Loaded %s on %s in %s.", source.name, device.name, device.dtype_name)
-    return Denoiser(model, device, max_batch=max_batch, max_canvas_pixels=max_canvas_pixels, info=info)
+    return Denoiser(
+        model,
+        device,
+        max_batch=max_batch,
+        max_canvas_pixels=max_canvas_pixels,
+        safety_checker=safety_checker,
+        info=info,
+    )
 
 
 def locate(settings: Settings) -> Source:
@@ -129,8 +142,8 @@ def verify(source: Source) -> Source:
     """
     manifest = _read_manifest(source.folder)
     files: dict[str, str] = {}
-    for folder in FOLDERS:
-        if not (source.folder / folder).is_dir():
+    for folder in FOLDERS + OPTIONAL_FOLDERS:
+        if folder in FOLDERS and not (source.folder / folder).is_dir():
             raise WeightsError(
                 f"{source.folder} has no folder {folder}, so it is no model in diffusers' layout.\n"
                 f"It needs model_index.json and the folders {', '.join(FOLDERS)}."
@@ -147,7 +160,9 @@ def verify(source: Source) -> Source:
                     f"{name} is damaged: its SHA-256 is {files[name]}, expected {expected}.\n"
                     f"Delete {path.resolve()} and start again."
                 )
-    missing = sorted(name for name in manifest if name not in files and name.split("/")[0] in FOLDERS)
+    missing = sorted(
+        name for name in manifest if name not in files and name.split("/")[0] in FOLDERS + OPTIONAL_FOLDERS
+    )
     if missing:
         raise WeightsError(f"{source.folder} lacks files that its {CHECKSUMS} lists:\n{', '.join(missing)}.")
     return Source(source.name, source.folder, source.revision, files)
@@ -203,6 +218,29 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
             raise WeightsError(f"{source.folder} could not be loaded as a model:\n{_first_line(error)}") from error
     _check_inpainting(parts["unet"], parts["vae"], source)
     return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device)
+
+
+def _load_safety_checker(source: Source, device: Device, settings: Settings) -> SafetyChecker | None:
+    """Loads the safety checker where it is wanted and there.
+
+    Raises:
+        WeightsError: If the operator set it ``on`` and its weights are not in the model's folder.
+    """
+    folder = source.folder / "safety_checker"
+    there = any(folder.glob("*.safetensors")) and (source.folder / "feature_extractor").is_dir()
+    if settings.safety_checker == "off" or (settings.safety_checker == "auto" and not there):
+        return None
+    if not there:
+        raise WeightsError(
+            f"SD_INPAINT_SAFETY_CHECKER=on, but {source.folder} has no safety_checker and feature_extractor.\n"
+            "Set it to auto or off, or choose a model that has them."
+        )
+    with _quiet_libraries():
+        checker = StableDiffusionSafetyChecker.from_pretrained(
+            folder, local_files_only=True, dtype=device.dtype, **_weights_file(folder, device.dtype, allow_pickle=False)
+        )
+        processor = CLIPImageProcessorPil.from_pretrained(source.folder / "feature_extractor", local_files_only=True)
+    return SafetyChecker(checker.to(device.torch_device).eval(), processor)
 
 
 def _weights_file(folder: Path, dtype: torch.dtype, *, allow_pickle: bool) -> dict[str, Any]:

@@ -20,6 +20,7 @@ EXPOSED_HEADERS = (
     "X-Request-ID",
     "Retry-After",
     "Location",
+    "Idempotent-Replayed",
     "Content-Disposition",
 )
 

@@ -50,7 +50,7 @@ class ErrorShape:
             await reshaping.end(error_response(error))
         except Exception:
             logger.exception("Request %s failed", scope["state"]["request_id"])
-            await reshaping.end(_internal(scope))
+            await reshaping.end(internal_response(scope["state"]["request_id"]))
 
 
 class _Reshaping:
@@ -103,7 +103,7 @@ def _reshaped(scope: Scope, start: Message) -> Response:
     status = start["status"]
     if status not in _FOREIGN:
         if status >= 500:
-            response: Response = _internal(scope)
+            response: Response = internal_response(scope["state"]["request_id"])
         else:
             response = _shaped(status, "malformed_body", "The server cannot read this request.")
     else:
@@ -115,8 +115,8 @@ def _reshaped(scope: Scope, start: Message) -> Response:
     return response
 
 
-def _internal(scope: Scope) -> Response:
-    identity = scope["state"]["request_id"]
+def internal_response(identity: str) -> Response:
+    """Answers for what nobody raised on purpose: with nothing of it but the id under which the log has it."""
     return _shaped(500, "internal", f"The server failed at this request; its log says why, under {identity}.")
 
 

@@ -19,18 +19,21 @@ STATUSES = {
     "job_not_found": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
+    "upload_timeout": 408,
     "job_not_ready": 409,
-    "idempotency_conflict": 409,
     "body_too_large": 413,
     "image_too_large": 413,
     "unsupported_media_type": 415,
     "content_flagged": 422,
+    # As the IETF's draft on the Idempotency-Key header says (draft-ietf-httpapi-idempotency-key-header).
+    "idempotency_conflict": 422,
     "queue_full": 429,
     # nginx's "client closed request": nobody reads it but the log.
     "cancelled": 499,
     "internal": 500,
     "out_of_memory": 500,
     "invalid_output": 500,
+    "job_lost": 500,
     "invalid_settings": 500,
     "invalid_weights": 500,
     "model_loading": 503,
@@ -38,6 +41,7 @@ STATUSES = {
     "model_failed": 503,
     "shutting_down": 503,
     "not_ready": 503,
+    "state_unavailable": 503,
     "deadline_exceeded": 504,
 }
 
@@ -68,6 +72,12 @@ class MethodNotAllowedError(CallerError):
     def __init__(self, message: str, *, allowed: Iterable[str]) -> None:
         self.allowed = tuple(sorted(allowed))
         super().__init__(message, allowed=self.allowed)
+
+
+class UploadTimeoutError(CallerError):
+    """The body did not come in within the time that an upload may take."""
+
+    code = "upload_timeout"
 
 
 class ForbiddenOriginError(CallerError):

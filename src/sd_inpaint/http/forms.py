@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from anyio import fail_after
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
@@ -24,11 +25,15 @@ from sd_inpaint.errors import (
     MissingFieldError,
     UnsupportedMediaTypeError,
 )
+from sd_inpaint.http.errors import UploadTimeoutError
 
 MULTIPART = "multipart/form-data"
 
 TEXT_BYTES = 256 * 1024
 """Largest text of a form: the longest prompt, with each character as two JSON escapes, takes half of it."""
+
+UPLOAD_SECONDS = 600.0
+"""How long a body may take to come in: 100 MB over a slow line. Whoever sends slower holds a place for nothing."""
 
 JSON_CLIENT_AGENT = "BentoML HTTP Client"
 """How BentoML's clients begin their User-Agent (``_bentoml_impl/client/http.py``)."""
@@ -71,14 +76,18 @@ async def read_form(request: Request, fields: FormFields) -> Form:
         InvalidParameterError: If a field is unknown, sent twice, or a file where a text belongs, or the reverse.
         MissingFieldError: If a file field is not there.
         BodyTooLargeError: If it has more bytes than the server takes.
+        UploadTimeoutError: If it takes longer than UPLOAD_SECONDS.
         CancelledError: If the client leaves meanwhile.
     """
     reader = _Reader(fields, _boundary(request))
     try:
-        async for chunk in request.stream():
-            reader.write(chunk)
+        with fail_after(UPLOAD_SECONDS):
+            async for chunk in request.stream():
+                reader.write(chunk)
     except ClientDisconnect as error:
         raise CancelledError("The caller left while the request was being read.") from error
+    except TimeoutError as error:
+        raise UploadTimeoutError(f"The body did not come in within {UPLOAD_SECONDS:g} seconds.") from error
     reader.end()
     is_json_client = request.headers.get("user-agent", "").startswith(JSON_CLIENT_AGENT)
     texts = {}

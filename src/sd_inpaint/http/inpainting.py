@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 
 import anyio.to_thread
@@ -11,6 +12,7 @@ from starlette.responses import Response
 
 from sd_inpaint import codecs
 from sd_inpaint.errors import CancelledError, InpaintError, InvalidParameterError
+from sd_inpaint.http.error_shape import internal_response
 from sd_inpaint.http.errors import error_response
 from sd_inpaint.http.forms import Form, FormFields, read_form
 from sd_inpaint.http.journal import request_id
@@ -20,6 +22,8 @@ from sd_inpaint.http.results import OFFERED, image_format, render
 from sd_inpaint.painter import Painter
 from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult
 from sd_inpaint.settings import Settings
+
+logger = logging.getLogger("bentoml.sd_inpaint.http")
 
 FIELDS = FormFields(files=("image", "mask"), texts=tuple(InpaintParameters.model_fields))
 
@@ -36,11 +40,19 @@ class Inpainting:
         self._picture_work = CapacityLimiter(os.cpu_count() or 1)
 
     async def answer(self, request: Request) -> Response:
-        """Paints the request, or says why not: never raises an InpaintError."""
+        """Paints the request, or says why not; never raises.
+
+        This is the outermost edge for BentoML's endpoints: what they raise it logs without the request's id and answers
+        in a shape of its own.
+        """
         try:
             return await self._paint(request)
         except InpaintError as error:
             return error_response(error)
+        except Exception:
+            identity = request_id(request)
+            logger.exception("Request %s failed", identity)
+            return internal_response(identity)
 
     async def read_request(self, request: Request) -> InpaintRequest:
         """Reads, decodes and checks everything that a request asks for.

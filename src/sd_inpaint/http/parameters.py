@@ -9,6 +9,7 @@ from typing import Any, Union, cast, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core.core_schema import ErrorType
 
 from sd_inpaint.errors import InvalidParameterError, MissingFieldError
 from sd_inpaint.schema import InpaintParameters
@@ -16,6 +17,8 @@ from sd_inpaint.schema import InpaintParameters
 _WHOLE = re.compile(r"\s*([+-]?\d{1,25})(?:\.0{0,25})?\s*", re.ASCII)
 _DECIMAL = re.compile(r"\s*([+-]?(?:\d{1,25}(?:\.\d{0,50})?|\.\d{1,50})(?:[eE][+-]?\d{1,3})?)\s*", re.ASCII)
 _SWITCHES = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+
+_PYDANTIC_ERRORS = frozenset(get_args(ErrorType))
 
 SHOWN_CHARACTERS = 40
 """A wrong value is quoted up to this length."""
@@ -36,8 +39,11 @@ def read_parameters(texts: Mapping[str, str]) -> InpaintParameters:
     try:
         return InpaintParameters.model_validate(values)
     except ValidationError as error:
-        name = str(error.errors(include_url=False)[0]["loc"][0])
-        raise _refusal(name, fields[name], texts.get(name, "")) from error
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        # What pydantic found is said in this service's words; what the schema itself checks has a sentence of its own.
+        sentence = None if first["type"] in _PYDANTIC_ERRORS else f"{first['msg']}."
+        raise _refusal(name, fields[name], texts.get(name, ""), sentence) from error
 
 
 def read_seconds(name: str, text: str, longest: float) -> float:
@@ -128,14 +134,14 @@ _PHRASES = {
 _NOUNS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _refusal(name: str, field: FieldInfo, text: str) -> InvalidParameterError:
+def _refusal(name: str, field: FieldInfo, text: str, sentence: str | None = None) -> InvalidParameterError:
     bounds = describe_bounds(field)
     noun = f"one of {', '.join(bounds['choices'])}" if "choices" in bounds else _NOUNS[_kind(field)]
     limits = [phrase.format(bounds[bound]) for bound, phrase in _PHRASES.items() if bound in bounds]
     wanted = " ".join([noun, *limits])
     got = f"{len(text)} characters" if "max_length" in bounds else _shown(text)
     return InvalidParameterError(
-        f"{name} must be {wanted}, not {got}.", field=name, value=text[:SHOWN_CHARACTERS], **bounds
+        sentence or f"{name} must be {wanted}, not {got}.", field=name, value=text[:SHOWN_CHARACTERS], **bounds
     )
 
 

@@ -1,0 +1,68 @@
+"""The pictures of accepted jobs: files that are whole, and on the disk, before anybody is told of them."""
+
+import os
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+ORPHAN_SECONDS: Final = 3600.0
+"""A file without a job is a crash's leaving once it is this old; before, its job may be about to come."""
+
+
+class JobFiles:
+    """A folder of ``<id>.image``, ``<id>.mask`` and ``<id>.result``. Any thread, and any process, may call it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def make(self) -> None:
+        """Makes the folder, for this user only: callers' pictures are nobody else's business."""
+        self._folder.mkdir(exist_ok=True, mode=0o700)
+
+    def write(self, identity: str, **files: bytes) -> None:
+        """Writes files, whole and onto the disk, before it returns."""
+        for kind, data in files.items():
+            path = self._path(identity, kind)
+            # Two processes may write one result, if the first was thought dead: neither sees the other's half.
+            draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+            with draft.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        _sync_folder(self._folder)
+
+    def read(self, identity: str, kind: str) -> bytes:
+        """Reads a file whole; raises FileNotFoundError."""
+        return self._path(identity, kind).read_bytes()
+
+    def remove(self, identity: str, *kinds: str) -> None:
+        """Deletes a job's files of these kinds, or all of them, where they are there."""
+        for kind in kinds or ("image", "mask", "result"):
+            self._path(identity, kind).unlink(missing_ok=True)
+
+    def remove_orphans(self, known: set[str], *, older_than_seconds: float) -> None:
+        """Deletes files of that age which belong to none of the known jobs."""
+        oldest = time.time() - older_than_seconds
+        for path in self._folder.iterdir():
+            try:
+                if path.name.partition(".")[0] not in known and path.stat().st_mtime < oldest:
+                    path.unlink()
+            except FileNotFoundError:
+                continue  # another process sweeps too
+
+    def _path(self, identity: str, kind: str) -> Path:
+        return self._folder / f"{identity}.{kind}"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Has the names of new files on the disk too; Windows has no such call, and needs none."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,221 @@
+"""Whole requests, with real classes at tiny size."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sd_inpaint.codecs import Picture
+from sd_inpaint.errors import DeadlineExceededError, ModelDisabledError, QueueFullError
+from sd_inpaint.painter import Painter, Progress
+from sd_inpaint.schema import SEED_MAX, InpaintParameters, InpaintRequest, InpaintResult
+from sd_inpaint.settings import Settings
+from test_weights import save
+from tiny_model import make_components
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model on disk."""
+    return save(make_components(), tmp_path_factory.mktemp("model"))
+
+
+def make_painter(model: Path, **settings: object) -> Painter:
+    """Makes a painter that is ready."""
+    painter = Painter(Settings(model=str(model), device="cpu", threads=1, **settings))  # type: ignore[arg-type]
+    painter.start()
+    assert painter.engine.wait_loaded(60)
+    painter.check_open()
+    return painter
+
+
+@pytest.fixture(scope="module")
+def painter(model: Path) -> Iterator[Painter]:
+    """A painter that many tests share."""
+    painter = make_painter(model)
+    yield painter
+    painter.stop(drain_seconds=5.0)
+
+
+def make_request(
+    size: tuple[int, int] = (70, 53), hole: tuple[int, int, int, int] = (10, 5, 30, 25), **parameters: object
+) -> InpaintRequest:
+    """Makes a request with a picture of noise and a box of hole."""
+    width, height = size
+    rgb = np.random.default_rng(3).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    left, top, right, bottom = hole
+    mask[top:bottom, left:right] = 255
+    options = {"prompt": "rose", "num_inference_steps": 2, "guidance_scale": 1.0} | parameters
+    return InpaintRequest(Picture(rgb, None, None), mask, InpaintParameters(**options))  # type: ignore[arg-type]
+
+
+def paint(painter: Painter, request: InpaintRequest, **options: object) -> InpaintResult:
+    """Paints one request."""
+    return asyncio.run(painter.paint(request, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("size", "hole"),
+    [
+        ((1, 1), (0, 0, 1, 1)),
+        ((70, 53), (10, 5, 30, 25)),
+        ((300, 20), (100, 3, 110, 9)),
+        ((5, 200), (0, 0, 5, 200)),
+        ((640, 480), (300, 200, 340, 230)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("region", ["auto", "full", "mask"])
+def test_result_has_the_inputs_size_and_its_kept_pixels(
+    painter: Painter, size: tuple[int, int], hole: tuple[int, int, int, int], region: str
+) -> None:
+    """Whatever the size and the region, black-mask pixels are equal to the byte, and the white ones are painted."""
+    request = make_request(size, hole, region=region)
+    result = paint(painter, request)
+    assert result.image.size == size
+    kept = request.mask == 0
+    assert (result.image.rgb[kept] == request.image.rgb[kept]).all()
+    assert (result.image.rgb[~kept] != request.image.rgb[~kept]).any()
+    assert result.steps == 2
+    assert result.regions
+    assert result.inference_seconds > 0
+
+
+def test_black_mask_gives_the_input_back_without_the_model(painter: Painter) -> None:
+    """Nothing to paint costs no step."""
+    request = make_request(hole=(0, 0, 0, 0))
+    before = painter.engine.outcomes["done"]
+    result = paint(painter, request)
+    assert result.image is request.image
+    assert result.steps == 0
+    assert painter.engine.outcomes["done"] == before
+
+
+def test_inverted_mask_paints_the_black_part(painter: Painter) -> None:
+    """With mask_invert the white part is kept."""
+    request = make_request(mask_invert=True)
+    result = paint(painter, request)
+    white = request.mask == 255
+    assert (result.image.rgb[white] == request.image.rgb[white]).all()
+    assert (result.image.rgb[~white] != request.image.rgb[~white]).any()
+
+
+def test_random_seed_is_returned_and_repeats(painter: Painter) -> None:
+    """A seed of -1 draws one; sent again by its number, it gives the same picture."""
+    first, other = paint(painter, make_request(seed=-1)), paint(painter, make_request(seed=-1))
+    assert first.seed != other.seed
+    again = paint(painter, make_request(seed=first.seed))
+    assert (again.image.rgb == first.image.rgb).all()
+    assert (other.image.rgb != first.image.rgb).any()
+
+
+def test_several_pictures_take_the_seeds_that_follow(painter: Painter) -> None:
+    """Asked for three pictures, each is the one that its own seed gives alone; after the largest seed comes 0."""
+    several = paint(painter, make_request(seed=SEED_MAX, num_images=3))
+    assert [variation.seed for variation in several.variations] == [SEED_MAX, 0, 1]
+    for variation in several.variations:
+        alone = paint(painter, make_request(seed=variation.seed))
+        assert (alone.image.rgb == variation.image.rgb).all()
+    assert len(paint(painter, make_request(hole=(0, 0, 0, 0), num_images=2)).variations) == 2
+
+
+def test_twenty_at_once_are_what_each_is_alone(painter: Painter) -> None:
+    """Under load, among other sizes and step counts, each request gets the bytes it gets alone."""
+    requests = [
+        make_request((70, 53) if n % 2 else (40, 64), seed=n, num_inference_steps=1 + n % 4, guidance_scale=1.0 + n % 3)
+        for n in range(20)
+    ]
+    alone = [paint(painter, request).image.rgb for request in requests]
+
+    async def all_at_once() -> list[InpaintResult]:
+        return await asyncio.gather(*(painter.paint(request) for request in requests))
+
+    for result, expected in zip(asyncio.run(all_at_once()), alone, strict=True):
+        assert (result.image.rgb == expected).all()
+
+
+def test_far_apart_holes_are_painted_each(painter: Painter) -> None:
+    """Two small holes at the ends of a large picture become two canvases of one request."""
+    request = make_request((1200, 200), (10, 10, 40, 40))
+    request.mask[150:180, 1150:1180] = 255
+    result = paint(painter, request)
+    assert len(result.regions) == 2
+    for hole in ((10, 10, 40, 40), (1150, 150, 1180, 180)):
+        left, top, right, bottom = hole
+        assert (result.image.rgb[top:bottom, left:right] != request.image.rgb[top:bottom, left:right]).any()
+    kept = request.mask == 0
+    assert (result.image.rgb[kept] == request.image.rgb[kept]).all()
+
+
+def test_cancelled_task_frees_the_device(painter: Painter) -> None:
+    """Cancelling the awaiting task takes its job out before the next step; the next request is served."""
+
+    async def leave_early() -> None:
+        progress = Progress()
+        task = asyncio.create_task(painter.paint(make_request(num_inference_steps=150), progress=progress))
+        while progress.snapshot().step < 3:  # noqa: ASYNC110 — the step is not an event
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    before = painter.engine.outcomes["cancelled"]
+    asyncio.run(leave_early())
+    paint(painter, make_request())
+    assert painter.engine.outcomes["cancelled"] == before + 1
+
+
+def test_deadline_of_a_request_counts(painter: Painter) -> None:
+    """A caller who will not wait gets deadline_exceeded."""
+    with pytest.raises(DeadlineExceededError):
+        paint(painter, make_request(num_inference_steps=150), deadline_seconds=0.05)
+
+
+def test_progress_tells_steps_and_preview(painter: Painter) -> None:
+    """While a request is painted its progress grows, and a preview is there for those who want one."""
+    seen = []
+
+    async def watch() -> None:
+        progress = Progress(wants_preview=True)
+        assert progress.snapshot().state == "queued"
+        task = asyncio.create_task(painter.paint(make_request(num_inference_steps=30), progress=progress))
+        while not task.done():
+            seen.append(progress.snapshot())
+            await asyncio.sleep(0.005)
+        await task
+        assert progress.snapshot().state == "finishing"
+        assert progress.preview() is not None
+
+    asyncio.run(watch())
+    steps = [snapshot.step for snapshot in seen]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 3
+    assert {snapshot.state for snapshot in seen} >= {"running"}
+
+
+def test_full_queue_refuses_and_serves_again(model: Path) -> None:
+    """Beyond the bound a request is refused at once, with a wait; afterwards the painter is open again."""
+    painter = make_painter(model, max_queue=1)
+
+    async def overload() -> list[object]:
+        requests = [painter.paint(make_request(num_inference_steps=20)) for _ in range(4)]
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    outcomes = asyncio.run(overload())
+    refused = [outcome for outcome in outcomes if isinstance(outcome, QueueFullError)]
+    assert len(refused) == 3
+    assert all(error.retry_after_seconds >= 1 for error in refused)
+    painter.check_open()
+    painter.stop(drain_seconds=5.0)
+
+
+def test_disabled_painter_loads_nothing(model: Path) -> None:
+    """With LOAD_SD_INPAINT=false callers are told, and info still answers."""
+    painter = Painter(Settings(model=str(model), load=False))
+    painter.start()
+    with pytest.raises(ModelDisabledError):
+        painter.check_open()
+    assert painter.info()["status"] == "disabled"
