@@ -21,9 +21,13 @@ from sd_inpaint.http.edge import configure_logging, surround
 from sd_inpaint.http.forms import UPLOAD_SECONDS
 from sd_inpaint.http.health import answer_health, health_routes
 from sd_inpaint.http.inpainting import Inpainting
+from sd_inpaint.http.jobs import Jobs, job_routes
+from sd_inpaint.http.metrics import QueueMetrics
 from sd_inpaint.http.routing import Unlabel
 from sd_inpaint.painter import Painter
+from sd_inpaint.runner import JobRunner
 from sd_inpaint.settings import Settings
+from sd_inpaint.sqlite_store import open_store
 
 try:
     SETTINGS = Settings.read()
@@ -52,6 +56,11 @@ def _painter() -> Painter:
     return instance.painter
 
 
+def _jobs() -> Jobs:
+    instance: SDInpaint = bentoml.get_current_service()
+    return instance.jobs
+
+
 @bentoml.service(
     name="SDInpaint",
     service_class=EdgedService,
@@ -62,7 +71,9 @@ def _painter() -> Painter:
     # The journal has one line a request.
     logging={"access": {"enabled": False}},
 )
-@bentoml.asgi_app(Starlette(routes=health_routes(_painter, lambda: SETTINGS)), path="/sd-inpaint")
+@bentoml.asgi_app(
+    Starlette(routes=[*health_routes(_painter, lambda: SETTINGS), *job_routes(_jobs)]), path="/sd-inpaint"
+)
 class SDInpaint:
     """Stable Diffusion inpainting: fills or changes the white part of a mask, after a text prompt."""
 
@@ -70,8 +81,13 @@ class SDInpaint:
         configure_logging(SETTINGS)
         self.painter = Painter(SETTINGS)
         self._inpainting = Inpainting(self.painter, SETTINGS)
+        self._runner = JobRunner(self.painter, SETTINGS, lambda: open_store(SETTINGS))
+        self.jobs = Jobs(self.painter, self._inpainting, self._runner)
+        self._metrics = QueueMetrics(self.painter.engine)
         self.painter.start()
-        drain_before_exit(lambda: self.painter.stop(SETTINGS.drain_seconds))
+        self._runner.start()
+        self._metrics.start()
+        drain_before_exit(lambda: self._drain(SETTINGS.drain_seconds))
 
     @bentoml.api(route="/sd-inpaint/inpaint", input_spec=InpaintForm)
     async def inpaint(self, request: Request) -> Annotated[Image, ContentType("image/png")]:
@@ -86,7 +102,14 @@ class SDInpaint:
     @bentoml.on_shutdown
     def stop(self) -> None:
         """Ends the engine; by now no request is left."""
-        self.painter.stop(drain_seconds=0.0)
+        self._drain(0.0)
+        self._metrics.stop()
+
+    def _drain(self, seconds: float) -> None:
+        # The painter ends its pictures, then the runner writes down what became of them.
+        self._runner.drain()
+        self.painter.stop(seconds)
+        self._runner.stop()
 
     async def __is_ready__(self) -> bool:
         """Says for ``/readyz`` what health says."""

@@ -53,6 +53,7 @@ BUILD_DIR = ROOT / "build" / "demo_model"
 HOLE_WEIGHT = 10.0
 CAPTION_DROPOUT = 0.12
 MIN_SNR_GAMMA = 5.0  # Source: Hang et al. (2023), "Efficient Diffusion Training via Min-SNR Weighting Strategy"
+SNR_FLOOR = 0.1  # added to it: in noise alone the object and its place are settled, which min-SNR hardly weighs
 EMA_DECAY = 0.999
 THREADS = 2
 SLICES = 2  # of a batch, one a thread
@@ -375,7 +376,8 @@ def unet_loss(
 ) -> torch.Tensor:
     """Min-SNR weighted noise error, the hole counting ten times; ``alphas`` is the cumulative product, (1000,)."""
     count = len(batch.latents)
-    timesteps = torch.randint(0, len(alphas), (count,))
+    # Fewer of the least noisy steps, which have nothing left to decide.
+    timesteps = (torch.rand(count) ** 0.75 * len(alphas)).long()
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     noise = torch.randn_like(batch.latents)
     noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
@@ -383,7 +385,7 @@ def unet_loss(
         words = text_encoder(batch.tokens).last_hidden_state
         predicted = unet(torch.cat([noisy, batch.holes, batch.masked], 1), timesteps, words).sample
     snr = alpha / (1 - alpha)
-    weight = snr.clamp(max=MIN_SNR_GAMMA) / snr * (1 + (HOLE_WEIGHT - 1) * batch.holes)
+    weight = (snr.clamp(max=MIN_SNR_GAMMA) + SNR_FLOOR) / snr * (1 + (HOLE_WEIGHT - 1) * batch.holes)
     weight = weight / (1 + (HOLE_WEIGHT - 1) * batch.holes).mean()
     loss: torch.Tensor = (weight * (predicted.float() - noise).square()).mean()
     return loss

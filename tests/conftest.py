@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from typing import Any
 for _name in [name for name in os.environ if name.upper().startswith("SD_INPAINT_") or name == "LOAD_SD_INPAINT"]:
     del os.environ[_name]
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+# Accepted jobs are kept in the user's cache folder, and those of a developer's own server are none of the tests'.
+_cache = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = _cache.name
 _METRICS_OFF = '{"services": {"SDInpaint": {"metrics": {"enabled": false}}}}'
 
 import httpx
@@ -116,7 +120,9 @@ class FakePainter:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.engine = SimpleNamespace(state=EngineState.READY, reason=None)
+        self.engine = SimpleNamespace(
+            state=EngineState.READY, reason=None, backend=None, outcomes={}, waiting_jobs=0, waiting_seconds=0.0
+        )
         self.refusal: InpaintError | None = None
         self.failure: Exception | None = None
         self.held = False
@@ -142,7 +148,12 @@ class FakePainter:
         return {"model": self.settings.model, "status": str(self.engine.state), "limits": {}}
 
     async def paint(
-        self, request: InpaintRequest, *, progress: object = None, deadline_seconds: float | None = None
+        self,
+        request: InpaintRequest,
+        *,
+        progress: Any = None,
+        deadline_seconds: float | None = None,
+        promised: bool = False,
     ) -> InpaintResult:
         """Paints, fails, or waits to be cancelled."""
         import asyncio
@@ -151,6 +162,8 @@ class FakePainter:
         self.deadlines.append(deadline_seconds)
         if self.failure is not None:
             raise self.failure
+        if progress is not None:
+            progress.follow((), None)
         try:
             while self.held:  # noqa: ASYNC110  # the test lets go of it from another thread
                 await asyncio.sleep(0.01)

@@ -2,6 +2,9 @@
 
 import gc
 import weakref
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -192,60 +195,26 @@ event = st.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(events=st.lists(event, min_size=20, max_size=80), max_batch=st.integers(1, 4), max_jobs=st.integers(1, 20))
-def test_every_job_ends_once_whatever_happens(events: list[tuple], max_batch: int, max_jobs: int) -> None:
-    """Random arrivals, cancellations, sizes and faults, thousands of jobs in all: each ends exactly once, rightly.
+@dataclass
+class Plan:
+    """What is to go wrong with one job: which error, in which call, at which step, and whether lean helps."""
 
-    The fake device asserts that it is never used twice at once, never decodes a half-denoised picture, and never
-    mixes canvas sizes.
-    """
-    loop, backend, clock = make_loop(max_batch=max_batch, max_jobs=max_jobs)
-    plans: dict[int, tuple[str, str, int, bool]] = {}
-    jobs: list[Job] = []
-    refused = 0
-    ends: dict[int, int] = {}
+    error: str
+    call: str
+    step: int
+    lean_too: bool
 
-    def fault(call: str, subject: object, lean: bool) -> None:
-        task = getattr(subject, "task", subject)
-        kind, where, step, lean_too = plans[task.seed]
-        error = FAULTS[kind]
-        if error is None or call != where or (lean and not lean_too):
-            return
-        if call in ("predict", "advance") and subject.step != step:  # type: ignore[attr-defined]
-            return
-        raise error
+    def strikes(self, call: str, subject: object, *, lean: bool) -> bool:
+        """Says whether this is the call that fails."""
+        if self.error == "none" or call != self.call or (lean and not self.lean_too):
+            return False
+        return call in ("begin", "finish") or subject.step == self.step  # type: ignore[attr-defined]
 
-    backend.fault = fault
-    for what, *details in events:
-        if what == "arrive":
-            steps, side, kind, where, step, lean_too, deadline = details
-            job = make_job(steps=steps, side=side, seed=len(plans))
-            plans[len(plans)] = (kind, where, step, lean_too)
-            try:
-                loop.submit([job], deadline_seconds=deadline)
-            except QueueFullError:
-                refused += 1
-                continue
-            job.future.add_done_callback(lambda _, n=job.number: ends.update({n: ends.get(n, 0) + 1}))
-            jobs.append(job)
-        elif what == "cancel" and jobs:
-            loop.leave([jobs[details[0] % len(jobs)]], CancelledError("gone"))
-        elif what == "turn":
-            for _ in range(details[0]):
-                loop.turn()
-        elif what == "sleep":
-            clock.now += details[0]
-    run_until_idle(loop)
-
-    assert all(ends.get(job.number) == 1 for job in jobs)
-    assert loop.outcomes["queue_full"] == refused
-    assert sum(loop.outcomes.values()) == len(jobs) + refused
-    for job in jobs:
-        kind, where, step, lean_too = plans[job.task.seed]
-        meets = kind != "none" and (where in ("begin", "finish") or step < job.steps)
+    def check(self, job: Job) -> None:
+        """Asserts that a job ended as planned."""
+        meets = self.error != "none" and (self.call in ("begin", "finish") or self.step < job.steps)
         # Out of memory is tried a second, leaner way, but for a scheduler's step, which has none.
-        survives = kind == "out of memory" and not lean_too and where != "advance"
+        survives = self.error == "out of memory" and not self.lean_too and self.call != "advance"
         assert job.diffusion is None
         if job.state is JobState.DONE:
             assert (job.future.result(0) == job.task.seed % 251).all()
@@ -258,6 +227,74 @@ def test_every_job_ends_once_whatever_happens(events: list[tuple], max_batch: in
             assert not survives
             with pytest.raises(InpaintError):
                 job.future.result(0)
+
+
+@dataclass
+class World:
+    """A loop with jobs that come, leave and fail; ``ends`` counts how often each one's future was set."""
+
+    max_batch: int
+    max_jobs: int
+    jobs: list[Job] = field(default_factory=list)
+    plans: list[Plan] = field(default_factory=list)
+    ends: Counter[int] = field(default_factory=Counter)
+    refused: int = 0
+
+    def __post_init__(self) -> None:
+        self.loop, self.backend, self.clock = make_loop(max_batch=self.max_batch, max_jobs=self.max_jobs)
+        self.backend.fault = self.fault
+
+    def fault(self, call: str, subject: object, lean: bool) -> None:
+        """Raises what the job's plan says."""
+        plan = self.plans[getattr(subject, "task", subject).seed]  # type: ignore[attr-defined]
+        if plan.strikes(call, subject, lean=lean):
+            error = FAULTS[plan.error]
+            assert error is not None
+            raise error
+
+    def arrive(self, steps: int, side: int, plan: Plan, deadline_seconds: float) -> None:
+        """Submits one job, if there is room."""
+        job = make_job(steps=steps, side=side, seed=len(self.plans))
+        self.plans.append(plan)
+        try:
+            self.loop.submit([job], deadline_seconds=deadline_seconds)
+        except QueueFullError:
+            self.refused += 1
+            return
+        job.future.add_done_callback(lambda _: self.ends.update([job.number]))
+        self.jobs.append(job)
+
+    def happen(self, what: str, *details: Any) -> None:
+        """Has one event take place."""
+        if what == "arrive":
+            steps, side, error, call, step, lean_too, deadline_seconds = details
+            self.arrive(steps, side, Plan(error, call, step, lean_too), deadline_seconds)
+        elif what == "cancel" and self.jobs:
+            self.loop.leave([self.jobs[details[0] % len(self.jobs)]], CancelledError("gone"))
+        elif what == "turn":
+            for _ in range(details[0]):
+                self.loop.turn()
+        elif what == "sleep":
+            self.clock.now += details[0]
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(events=st.lists(event, min_size=20, max_size=80), max_batch=st.integers(1, 4), max_jobs=st.integers(1, 20))
+def test_every_job_ends_once_whatever_happens(events: list[tuple[Any, ...]], max_batch: int, max_jobs: int) -> None:
+    """Random arrivals, cancellations, sizes and faults, thousands of jobs in all: each ends exactly once, rightly.
+
+    The fake device asserts that it is never used twice at once, never decodes a half-denoised picture, and never
+    mixes canvas sizes.
+    """
+    world = World(max_batch, max_jobs)
+    for happening in events:
+        world.happen(*happening)
+    run_until_idle(world.loop)
+    assert all(world.ends[job.number] == 1 for job in world.jobs)
+    assert world.loop.outcomes["queue_full"] == world.refused
+    assert sum(world.loop.outcomes.values()) == len(world.jobs) + world.refused
+    for job in world.jobs:
+        world.plans[job.task.seed].check(job)
 
 
 def test_memory_returns_to_where_it_was() -> None:

@@ -27,11 +27,15 @@ class JobFiles:
             path = self._path(identity, kind)
             # Two processes may write one result, if the first was thought dead: neither sees the other's half.
             draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-            with draft.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
+            try:
+                with draft.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(path)
+            except OSError:
+                draft.unlink(missing_ok=True)
+                raise
         _sync_folder(self._folder)
 
     def read(self, identity: str, kind: str) -> bytes:

@@ -1,15 +1,16 @@
-"""Takes accepted jobs through the painter, and sees to it that each comes to an end: here, elsewhere, or after a restart."""
+"""Takes accepted jobs through the painter, and sees to it that each ends: here, elsewhere, or after a restart."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import math
 import secrets
-import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,7 +22,6 @@ from sd_inpaint.errors import (
     DeadlineExceededError,
     EngineCrashedError,
     InpaintError,
-    JobLostError,
     QueueFullError,
     ShuttingDownError,
     StateUnavailableError,
@@ -36,6 +36,9 @@ from sd_inpaint.store import AcceptedJob, AcceptedState, JobError, JobProgress, 
 TICK_SECONDS = 0.25
 """How often progress is written down, and how soon a job that was cancelled in another process leaves the device."""
 
+TICK_SHARE = 4
+"""A tick that takes long (many jobs, a slow disk) is followed by so many times as long a rest."""
+
 CLAIM_SECONDS = 1.0
 """How often an unowned job is looked for."""
 
@@ -44,12 +47,14 @@ SWEEP_SECONDS = 60.0
 
 CLAIMED_AT_ONCE = 2
 """Claimed jobs in the loop at a time, or as many as share a batch: the device never idles, and a job that brings the
-process down takes few others' count of runs with it."""
+process down costs few others one of their runs."""
 
 WRITE_TRIES = 5
-"""A result that cannot be written (a full disk) is tried so often, each time after twice as long a wait."""
+"""A job's end that cannot be written (a full disk) is tried so often, each time after twice as long a wait."""
 
 STOP_SECONDS = 30.0
+
+SHUTTING_DOWN = "The server is shutting down."
 
 logger = logging.getLogger("bentoml.sd_inpaint.runner")
 
@@ -57,13 +62,13 @@ T = TypeVar("T")
 
 
 class _Watched(Progress):
-    """A window that says when its request was admitted to the device loop."""
+    """A window that also says when its request was admitted to the device loop."""
 
     def __init__(self) -> None:
         super().__init__(wants_preview=True)
         self.admitted = asyncio.Event()
 
-    def follow(self, jobs: "list[Job] | tuple[Job, ...]", loop: DeviceLoop) -> None:  # type: ignore[override]
+    def follow(self, jobs: Sequence[Job], loop: DeviceLoop) -> None:
         super().follow(jobs, loop)
         self.admitted.set()
 
@@ -74,22 +79,47 @@ class _Run:
 
     painting: "asyncio.Task[InpaintResult]"
     progress: _Watched
-    seed: int
-    claimed: bool = False
-    handed_back: bool = False
+    is_claimed: bool
+    is_given_back: bool = False
     reported: JobProgress | None = None
-    preview: np.ndarray | None = field(default=None)
+    preview: np.ndarray | None = None
+
+    def give_back(self) -> None:
+        """Stops painting, for somebody else to begin again."""
+        self.is_given_back = True
+        self.painting.cancel()
+
+    def news(self) -> JobProgress | None:
+        """Returns how far the job is, or None where nothing has changed since the last call."""
+        snapshot = self.progress.snapshot()
+        if snapshot.steps == 0:
+            return None
+        left = snapshot.seconds_left
+        progress = JobProgress(
+            AcceptedState(snapshot.state),
+            snapshot.step,
+            snapshot.steps,
+            snapshot.queue_position,
+            None if left is None else round(left, 1),
+        )
+        preview, png = self.progress.preview(), None
+        if preview is not None and preview is not self.preview:
+            self.preview, png = preview, codecs.encode(Picture(preview))
+        elif progress == self.reported:
+            return None
+        self.reported = progress
+        return dataclasses.replace(progress, preview=png)
 
 
 class JobRunner:
-    """This process's part in the accepted jobs: a thread of its own, with an event loop that outlives no request.
+    """This process's part in the accepted jobs: a thread, with an event loop of its own that outlives every request.
 
     Lives as long as the process. Any thread and any event loop may call it.
 
     Args:
-        painter: Paints; started and stopped by others, stopped before this.
+        painter: Paints; whoever starts and stops it stops it before this.
         settings: For the queue's bound and the model's name.
-        open_store: Opens the store of all processes; called in :meth:`start`.
+        open_store: Opens the store that all processes share; called in :meth:`start`.
     """
 
     def __init__(self, painter: Painter, settings: Settings, open_store: Callable[[], JobStore]) -> None:
@@ -97,14 +127,15 @@ class JobRunner:
         self._settings = settings
         self._open_store = open_store
         self._store: JobStore | None = None
-        self._trouble = StateUnavailableError("The server has not started to keep jobs yet.")
+        self._trouble = "The server has not started to keep jobs yet."
         self._owner = secrets.token_hex(8)
         self._runs: dict[str, _Run] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._thread = threading.Thread(target=self._live_in_thread, name="job-runner", daemon=True)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._live()), name="job-runner", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._started = threading.Event()
-        self._draining = False
+        self._door = threading.Lock()
+        self._is_draining = False
         self._stopping = asyncio.Event()
 
     def start(self) -> None:
@@ -112,29 +143,44 @@ class JobRunner:
         try:
             self._store = self._open_store()
         except StateUnavailableError as error:
-            logger.error("%s The jobs API is closed; set SD_INPAINT_STATE_DIR to a folder that can be written.", error)
-            self._trouble = error
+            self._trouble = str(error)
+            logger.error("%s The jobs API is closed; SD_INPAINT_STATE_DIR may name another folder.", error)
             return
         self._thread.start()
         self._started.wait()
 
     @property
     def store(self) -> JobStore:
-        """Where jobs are looked up; raises StateUnavailableError, with the reason, if there is none."""
+        """Where jobs are looked up.
+
+        Raises:
+            StateUnavailableError: If there is none; with the reason.
+            ShuttingDownError: If the process is about to end.
+        """
+        if self.has_stopped:
+            raise ShuttingDownError(SHUTTING_DOWN)
+        return self._opened
+
+    def check_open(self) -> None:
+        """Raises at once what :meth:`accept` would meet whatever the job: the errors of :attr:`store`."""
+        self.store  # noqa: B018 — it raises
+
+    @property
+    def _opened(self) -> JobStore:
         if self._store is None:
-            raise self._trouble
+            raise StateUnavailableError(self._trouble)
         return self._store
 
     @property
-    def stopped(self) -> bool:
-        """True once no job here goes on."""
+    def has_stopped(self) -> bool:
+        """True once no job goes on in this process."""
         return self._stopping.is_set()
 
     async def accept(self, submission: Submission, request: InpaintRequest) -> tuple[AcceptedJob, bool]:
-        """Admits a job to this process's device loop, then keeps it durably: when this returns, it will not be lost.
+        """Has the device loop admit a job, then keeps it durably: once this has returned, the job will not be lost.
 
         Args:
-            submission: What to keep. A random seed is drawn here.
+            submission: What to keep; a random seed is drawn here.
             request: The same, decoded and checked.
 
         Returns:
@@ -151,30 +197,199 @@ class JobRunner:
         self._soon(self._abandon, frozenset((identity,)))
 
     def drain(self) -> None:
-        """Gives jobs that have not begun back at once, for other processes or the next start; claims no more."""
-        self._draining = True
+        """Claims no more, and gives back at once what has not begun, for other processes or for the next start."""
+        self._is_draining = True
         self._soon(self._give_back_waiting)
 
     def stop(self) -> None:
-        """Waits until what the painter has stopped is written down, and ends the thread. May be called again."""
-        self._draining = True
+        """Waits until what became of the stopped painter's jobs is written down, then ends. May be called again."""
+        self._is_draining = True
         if self._store is None:
             return
         self._soon(self._stopping.set)
         self._thread.join(STOP_SECONDS)
         self._store.close()
 
-    # What follows runs in the thread.
-
-    def _live_in_thread(self) -> None:
-        asyncio.run(self._live())
-
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> Any:
-        if self._loop is None or self._stopping.is_set():
-            coroutine.close()
-            raise self._trouble if self._store is None else ShuttingDownError("The server is shutting down.")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        with self._door:
+            if self._loop is not None:
+                return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        coroutine.close()
+        if self._store is None:
+            raise StateUnavailableError(self._trouble)
+        raise ShuttingDownError(SHUTTING_DOWN)
 
     def _soon(self, function: Callable[..., object], *arguments: object) -> None:
-        if self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(function, *arguments)
+        with self._door:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, *arguments)
+
+    # All that follows runs in the thread.
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._started.set()
+        sweep_at = claim_at = 0.0
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                await self._report()
+                if started >= claim_at and not await self._claim():
+                    claim_at = started + CLAIM_SECONDS
+                if started >= sweep_at:
+                    await asyncio.to_thread(self._opened.sweep)
+                    sweep_at = started + SWEEP_SECONDS
+            except StateUnavailableError as error:
+                logger.error("%s", error)
+            except Exception:
+                logger.exception("A turn of the job runner failed; the next one may not.")
+            rest_seconds = max(TICK_SECONDS, TICK_SHARE * (time.monotonic() - started))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), rest_seconds)
+        await self._close()
+
+    async def _close(self) -> None:
+        with self._door:
+            self._loop = None
+        # Whoever came through the door before it closed is let in.
+        await asyncio.sleep(0)
+        for run in self._runs.values():
+            # What the device has done only needs to be put together.
+            if run.progress.snapshot().state != AcceptedState.FINISHING:
+                run.give_back()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS / 2)
+
+    async def _accept(self, submission: Submission, request: InpaintRequest) -> tuple[AcceptedJob, bool]:
+        # A retry of what was accepted is no new job: a full queue does not refuse it.
+        found = await asyncio.to_thread(self._opened.find, submission)
+        if found is not None:
+            return found, True
+        if self._is_draining:
+            raise ShuttingDownError(SHUTTING_DOWN)
+        self._painter.check_open()
+        await self._check_backlog()
+        seed = request.parameters.seed
+        if seed == SEED_RANDOM:
+            seed = secrets.randbits(RANDOM_SEED_BITS)
+        parameters = request.parameters.model_copy(update={"seed": seed})
+        submission = dataclasses.replace(submission, seed=seed)
+        run = self._begin(dataclasses.replace(request, parameters=parameters), submission.deadline_at)
+        try:
+            # The place in the queue comes first: what is kept has one.
+            await _admission(run)
+            job, was_there = await asyncio.to_thread(self._opened.add, submission, self._owner)
+        except BaseException:
+            run.painting.cancel()
+            raise
+        if was_there:
+            run.painting.cancel()
+        else:
+            self._follow(job.id, run)
+        return job, was_there
+
+    async def _check_backlog(self) -> None:
+        """Counts jobs that lost their process among those that wait: they were promised a place before."""
+        waiting = await asyncio.to_thread(self._opened.waiting)
+        engine = self._painter.engine
+        if waiting and waiting + engine.waiting_jobs >= self._settings.max_queue:
+            retry_after_seconds = max(1, math.ceil(engine.waiting_seconds))
+            raise QueueFullError(
+                f"{waiting} jobs from before a restart wait to go on. Try again in {retry_after_seconds} seconds.",
+                retry_after_seconds=retry_after_seconds,
+            )
+
+    def _begin(self, request: InpaintRequest, deadline_at: float | None, *, promised: bool = False) -> _Run:
+        deadline_seconds = None if deadline_at is None else deadline_at - time.time()
+        if deadline_seconds is not None and deadline_seconds <= 0:
+            raise DeadlineExceededError("The job's deadline passed before it could be begun again.")
+        progress = _Watched()
+        painting = self._painter.paint(request, progress=progress, deadline_seconds=deadline_seconds, promised=promised)
+        return _Run(asyncio.ensure_future(painting), progress, is_claimed=promised)
+
+    def _follow(self, identity: str, run: _Run) -> None:
+        self._runs[identity] = run
+        task = asyncio.create_task(self._see_through(identity, run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _see_through(self, identity: str, run: _Run) -> None:
+        """Waits for a job's end and writes it down; until then its lease is renewed."""
+        try:
+            try:
+                result = await run.painting
+                kept = await asyncio.to_thread(JobResult.of, result, self._settings.model)
+            except asyncio.CancelledError:
+                # Given back by this process; or cancelled, or taken over by another, and then it is theirs to write.
+                if run.is_given_back:
+                    await self._write(self._opened.hand_back, self._owner, (identity,))
+            except ShuttingDownError:
+                await self._write(self._opened.hand_back, self._owner, (identity,))
+            except InpaintError as error:
+                await self._write(self._opened.fail, identity, self._owner, JobError.of(error))
+            except Exception:
+                logger.exception("Job %s failed by a defect.", identity)
+                crash = EngineCrashedError(CRASHED)
+                await self._write(self._opened.fail, identity, self._owner, JobError.of(crash))
+            else:
+                await self._write(self._opened.finish, identity, self._owner, kept)
+        finally:
+            del self._runs[identity]
+
+    async def _write(self, method: Callable[..., object], *arguments: object) -> None:
+        for attempt in range(WRITE_TRIES):
+            try:
+                await asyncio.to_thread(method, *arguments)
+            except StateUnavailableError as error:
+                logger.error("The end of a job could not be written. %s", error)
+                await asyncio.sleep(TICK_SECONDS * 2**attempt)
+            else:
+                return
+        logger.error("A job's end was not written in %d tries: it will be begun again.", WRITE_TRIES)
+
+    async def _report(self) -> None:
+        """Writes down how far the jobs are, renews their leases, and lets go of those that are not ours any more."""
+        if runs := dict(self._runs):
+            ours = await asyncio.to_thread(self._report_all, runs)
+            self._abandon(runs.keys() - ours)
+
+    def _report_all(self, runs: Mapping[str, _Run]) -> frozenset[str]:
+        return self._opened.report(self._owner, {identity: run.news() for identity, run in runs.items()})
+
+    def _abandon(self, identities: Set[str]) -> None:
+        for identity in identities:
+            if run := self._runs.get(identity):
+                run.painting.cancel()
+
+    def _give_back_waiting(self) -> None:
+        for run in self._runs.values():
+            if run.progress.snapshot().state == AcceptedState.QUEUED:
+                run.give_back()
+
+    async def _claim(self) -> bool:
+        """Takes up one job that nobody owns, if this process can paint now; returns whether it did."""
+        engine = self._painter.engine
+        if self._is_draining or engine.state is not EngineState.READY or engine.backend is None:
+            return False
+        if sum(run.is_claimed for run in self._runs.values()) >= max(CLAIMED_AT_ONCE, engine.backend.max_batch):
+            return False
+        claimed = await asyncio.to_thread(self._opened.claim, self._owner)
+        if claimed is None:
+            return False
+        job, submission = claimed
+        logger.info("Job %s is begun again, as run %d.", job.id, job.runs)
+        try:
+            request = await asyncio.to_thread(submission.decode)
+            self._follow(job.id, self._begin(request, job.deadline_at, promised=True))
+        except InpaintError as error:
+            await self._write(self._opened.fail, job.id, self._owner, JobError.of(error))
+        return True
+
+
+async def _admission(run: _Run) -> None:
+    """Waits until the device loop has admitted a run; raises what it was refused for."""
+    admitted = asyncio.ensure_future(run.progress.admitted.wait())
+    await asyncio.wait({run.painting, admitted}, return_when=asyncio.FIRST_COMPLETED)
+    admitted.cancel()
+    if run.painting.done():
+        run.painting.result()

@@ -1,5 +1,6 @@
 """Accepted jobs on one machine: rows in SQLite, pictures in files beside it, shared by all processes of the machine."""
 
+import itertools
 import json
 import os
 import secrets
@@ -15,6 +16,7 @@ from sd_inpaint.database import Database
 from sd_inpaint.errors import IdempotencyConflictError, JobLostError, JobNotFoundError, StateUnavailableError
 from sd_inpaint.job_files import ORPHAN_SECONDS, JobFiles
 from sd_inpaint.schema import InpaintParameters
+from sd_inpaint.settings import Settings
 from sd_inpaint.store import (
     MAX_RUNS,
     AcceptedJob,
@@ -79,6 +81,12 @@ def default_folder() -> Path:
     except RuntimeError as error:
         raise StateUnavailableError("This server's user has no home folder; set SD_INPAINT_STATE_DIR.") from error
     return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "sd-inpaint"
+
+
+def open_store(settings: Settings) -> "SqliteJobStore":
+    """Opens the store that the operator's settings name; raises StateUnavailableError."""
+    folder = settings.state_dir or default_folder()
+    return SqliteJobStore(folder / "jobs", result_ttl_seconds=settings.result_ttl_seconds)
 
 
 class SqliteJobStore:
@@ -201,13 +209,17 @@ class SqliteJobStore:
             written = self._row(db, identity)["result"]
         if written is None:
             raise JobNotFoundError("The job has no result.")
-        kept = json.loads(written)
+        facts = json.loads(written)
         with self._db.translated():
             try:
-                picture = self._files.read(identity, "result")
+                data = self._files.read(identity, "result")
             except FileNotFoundError as error:
                 raise JobNotFoundError("The job's result is not there any more.") from error
-        return JobResult(picture, kept["model"], kept["steps"], kept["inference_seconds"], tuple(kept["regions"]))
+        ends = list(itertools.accumulate(facts.pop("sizes"), initial=0))
+        pictures = tuple(data[start:end] for start, end in itertools.pairwise(ends))
+        return JobResult(
+            pictures=pictures, seeds=tuple(facts.pop("seeds")), regions=tuple(facts.pop("regions")), **facts
+        )
 
     def report(self, owner: str, progress: Mapping[str, JobProgress | None]) -> frozenset[str]:
         """Notes progress and renews leases."""
@@ -237,15 +249,11 @@ class SqliteJobStore:
 
     def finish(self, identity: str, owner: str, result: JobResult) -> bool:
         """Keeps a result."""
-        kept = {
-            "model": result.model,
-            "steps": result.steps,
-            "inference_seconds": result.inference_seconds,
-            "regions": list(result.regions),
-        }
+        facts = {name: value for name, value in asdict(result).items() if name != "pictures"}
+        written = json.dumps({**facts, "sizes": [len(picture) for picture in result.pictures]})
         with self._db.translated():
-            self._files.write(identity, result=result.picture)
-        ended = self._end(identity, owner, AcceptedState.DONE, result=json.dumps(kept), steps=result.steps)
+            self._files.write(identity, result=b"".join(result.pictures))
+        ended = self._end(identity, owner, AcceptedState.DONE, result=written, steps=result.steps)
         # The uploads served to begin the job again. A result that came too late belongs to nobody.
         self._files.remove(identity, *(("image", "mask") if ended else ("result",)))
         return ended
@@ -272,7 +280,8 @@ class SqliteJobStore:
             done = db.execute(
                 "UPDATE jobs SET state = :state, version = version + 1, owner = NULL, preview = NULL,"
                 " queue_position = 0, seconds_left = NULL, finished_at = :now, expires_at = :expires_at,"
-                " result = :result, error = :error, step = coalesce(:steps, step), steps = coalesce(:steps, steps)"
+                " result = :result, error = :error, step = iif(:steps IS NULL, step, iif(:steps, steps, 0)),"
+                " steps = iif(:steps = 0, 0, steps)"
                 " WHERE id = :id AND owner = :owner AND live",
                 {
                     "state": state.value,

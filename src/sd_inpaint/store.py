@@ -6,13 +6,15 @@ process gave it back, or died and its lease ran out) waits to be claimed.
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from sd_inpaint import codecs
 from sd_inpaint.errors import InpaintError
-from sd_inpaint.schema import InpaintParameters
+from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult, Variation
 
 MAX_RUNS = 4
 """How often a job is begun: once, and three times more after a process that had it died."""
@@ -45,7 +47,7 @@ class Submission:
         mask: The uploaded file.
         parameters: As they were sent.
         seed: The one to use; drawn at acceptance where the caller left it to the server, so that a second run gives the
-            same picture.
+            same picture. Before acceptance it is not known.
         key: The caller's Idempotency-Key, made unique to the caller; None without.
         deadline_at: The caller's own deadline, in seconds of Unix time; None without.
     """
@@ -53,7 +55,7 @@ class Submission:
     image: bytes
     mask: bytes
     parameters: InpaintParameters
-    seed: int
+    seed: int = SEED_RANDOM
     key: str | None = None
     deadline_at: float | None = None
 
@@ -65,6 +67,15 @@ class Submission:
             digest.update(len(part).to_bytes(8, "big"))
             digest.update(part)
         return digest.hexdigest()
+
+    def decode(self) -> InpaintRequest:
+        """Returns the request of an accepted job, whose files were found sound before."""
+        # A bound that the operator has lowered since does not break the promise.
+        return InpaintRequest(
+            image=codecs.decode_image(self.image, max_pixels=sys.maxsize),
+            mask=codecs.decode_mask(self.mask, max_pixels=sys.maxsize),
+            parameters=self.parameters,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +104,33 @@ class JobResult:
     """What came of a job.
 
     Attributes:
-        picture: A PNG, which keeps every pixel; other formats are made of it when they are asked for.
+        pictures: A PNG of each, which keeps every pixel; other formats are made of it when they are asked for.
+        seeds: Of each picture.
         model: The name that callers knew the model by.
-        steps: Denoising steps that were run.
+        steps: Denoising steps that each canvas took; 0 where nothing was painted.
         inference_seconds: Time the job held the device.
         regions: What each canvas covered.
     """
 
-    picture: bytes
+    pictures: tuple[bytes, ...]
+    seeds: tuple[int, ...]
     model: str
     steps: int
     inference_seconds: float
     regions: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, result: InpaintResult, model: str) -> "JobResult":
+        """Encodes a result: takes as long as its pictures are large."""
+        pictures = tuple(codecs.encode(variation.image) for variation in result.variations)
+        seeds = tuple(variation.seed for variation in result.variations)
+        return cls(pictures, seeds, model, result.steps, result.inference_seconds, result.regions)
+
+    def decode(self) -> InpaintResult:
+        """Returns the result as it was painted."""
+        images = [codecs.decode_image(picture, max_pixels=sys.maxsize) for picture in self.pictures]
+        first, *further = (Variation(image, seed) for image, seed in zip(images, self.seeds, strict=True))
+        return InpaintResult(first.image, first.seed, self.steps, self.inference_seconds, self.regions, tuple(further))
 
 
 @dataclass(frozen=True, slots=True)

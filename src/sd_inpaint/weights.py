@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 import diffusers
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import build_hf_headers
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -56,6 +59,9 @@ DOWNLOAD = [
 ]
 """The half-precision files only: at the pinned revision the float32 UNet and VAE exist as pickles, and these are half
 the download; they are cast up where the device computes in float32."""
+
+ASK_SECONDS = 10.0
+"""How long a repository may take to say that it is there."""
 
 logger = logging.getLogger("bentoml.sd_inpaint.weights")
 
@@ -181,6 +187,9 @@ def _download(model: str, revision: str, *, offline: bool) -> Source:
     reasons = []
     if not offline and os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("1", "true", "yes", "on"):
         for mirror in mirrors:
+            if (trouble := _ask(mirror, revision)) is not None:
+                reasons.append(f"{mirror}: {trouble}")
+                continue
             try:
                 logger.info("Downloading %s at %s (about 2 GB for Stable Diffusion 1.5).", mirror, revision)
                 folder = snapshot_download(mirror, revision=revision, allow_patterns=DOWNLOAD)
@@ -195,6 +204,19 @@ def _download(model: str, revision: str, *, offline: bool) -> Source:
         f"The weights of {model} at {revision[:12]} are not on this machine and could not be downloaded ({why}).\n"
         "Set SD_INPAINT_MODEL to a folder that holds them, or to demo for the small model that comes with this package."
     )
+
+
+def _ask(mirror: str, revision: str) -> str | None:
+    """Says why a repository cannot be downloaded, or None; the Hub's client would try again for a minute first."""
+    url = f"{constants.ENDPOINT}/api/models/{mirror}/revision/{revision}"
+    try:
+        with urlopen(Request(url, headers=build_hf_headers()), timeout=ASK_SECONDS):  # noqa: S310 — the Hub's own address
+            return None
+    except HTTPError as error:
+        # The Hub's answers about what is gone, private or misspelt; others may pass.
+        return f"HTTP {error.code}" if error.code in (401, 403, 404) else None
+    except (URLError, OSError) as error:
+        return f"not reached ({getattr(error, 'reason', error)})"
 
 
 def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchModel:

@@ -18,7 +18,7 @@ from sd_inpaint.http.forms import Form, FormFields, read_form
 from sd_inpaint.http.journal import request_id
 from sd_inpaint.http.negotiation import choose_media_type
 from sd_inpaint.http.parameters import read_parameters, read_seconds
-from sd_inpaint.http.results import OFFERED, image_format, render
+from sd_inpaint.http.results import OFFERED, image_format, offered, render
 from sd_inpaint.painter import Painter
 from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult
 from sd_inpaint.settings import Settings
@@ -60,30 +60,43 @@ class Inpainting:
         Raises:
             CallerError: If it cannot be done as it was sent.
         """
+        return (await self.read_upload(request))[1]
+
+    async def read_upload(self, request: Request) -> tuple[Form, InpaintRequest]:
+        """Does what :meth:`read_request` does, and returns the files as they came too."""
         if request.query_params:
             name = next(iter(request.query_params))[:100]
             raise InvalidParameterError(f"The query parameter {name!r} is not read; send form fields.", field=name)
         form = await read_form(request, FIELDS)
         parameters = read_parameters(form.texts)
-        return await anyio.to_thread.run_sync(self._decode, form, parameters, limiter=self._picture_work)
+        return form, await anyio.to_thread.run_sync(self._decode, form, parameters, limiter=self._picture_work)
 
     async def _paint(self, request: Request) -> Response:
         # 1. What can be refused without the body is refused before it is read.
         self._painter.check_open()
-        media_type = choose_media_type(", ".join(request.headers.getlist("accept")), OFFERED)
-        deadline_seconds = self._deadline_seconds(request)
+        accept = ", ".join(request.headers.getlist("accept"))
+        choose_media_type(accept, OFFERED)
+        deadline_seconds = self.deadline_seconds(request)
         # 2. What the caller sent.
         asked = await self.read_request(request)
+        media_type = choose_media_type(accept, offered(asked.parameters.num_images))
         codecs.check_encodable(asked.image.size, image_format(media_type))
         # 3. The picture.
         result = await self._paint_while_connected(request, asked, deadline_seconds)
         # 4. The response.
         return await anyio.to_thread.run_sync(
-            lambda: render(result, media_type=media_type, model=self._settings.model, request_id=request_id(request)),
+            lambda: render(
+                result,
+                media_type=media_type,
+                model=self._settings.model,
+                request_id=request_id(request),
+                parameters=asked.parameters if self._settings.metadata else None,
+            ),
             limiter=self._picture_work,
         )
 
-    def _deadline_seconds(self, request: Request) -> float | None:
+    def deadline_seconds(self, request: Request) -> float | None:
+        """Reads how long the caller will wait; None where they don't say."""
         sent = request.headers.get(DEADLINE_HEADER)
         return None if sent is None else read_seconds(DEADLINE_HEADER, sent, self._settings.deadline_seconds)
 

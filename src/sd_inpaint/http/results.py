@@ -1,38 +1,63 @@
 """A result → the response, in the format that the caller reads."""
 
 import base64
+import io
+import secrets
+import zipfile
 from urllib.parse import quote
 
 from starlette.responses import JSONResponse, Response
 
+from sd_inpaint import provenance
 from sd_inpaint.codecs import ImageFormat, encode
-from sd_inpaint.schema import InpaintResult
+from sd_inpaint.schema import InpaintParameters, InpaintResult
 
 JSON = "application/json"
+ZIP = "application/zip"
+MULTIPART = "multipart/mixed"
 
-OFFERED = (*(image_format.media_type for image_format in ImageFormat), JSON)
-"""What results are written as; PNG, the contract's own, comes first."""
+OFFERED = (*(image_format.media_type for image_format in ImageFormat), JSON, ZIP, MULTIPART)
+"""What one picture is written as; PNG, the contract's own, comes first."""
+
+OFFERED_FOR_SEVERAL = (ZIP, MULTIPART, JSON)
+"""What several pictures are written as."""
 
 _FORMATS = {image_format.media_type: image_format for image_format in ImageFormat}
 
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+"""The earliest that a zip can say: the same request gives the same bytes."""
+
+
+def offered(num_images: int) -> tuple[str, ...]:
+    """Returns what so many pictures can be written as, the server's own preference first."""
+    return OFFERED_FOR_SEVERAL if num_images > 1 else OFFERED
+
 
 def image_format(media_type: str) -> ImageFormat:
-    """Returns the format in which the picture of such a response is written; inside of JSON it is PNG."""
+    """Returns the format in which the pictures of such a response are written; inside of others it is PNG."""
     return _FORMATS.get(media_type, ImageFormat.PNG)
 
 
-def render(result: InpaintResult, *, media_type: str, model: str, request_id: str) -> Response:
-    """Writes a result as a response. Encodes the picture: not for the event loop.
+def render(
+    result: InpaintResult,
+    *,
+    media_type: str,
+    model: str,
+    request_id: str,
+    parameters: InpaintParameters | None = None,
+) -> Response:
+    """Writes a result as a response. Encodes pictures: not for the event loop.
 
     Args:
         result: What was painted.
-        media_type: One of :data:`OFFERED`.
+        media_type: One of :func:`offered`.
         model: The name that callers know the model by.
         request_id: For callers who keep the JSON and not the headers.
+        parameters: What was asked, to be written into the files; None leaves them without such a word.
     """
-    picture = encode(result.image, image_format(media_type))
+    files = _encode_all(result, image_format(media_type), model, parameters)
     headers = {
-        "X-Seed": str(result.seed),
+        "X-Seed": ", ".join(str(seed) for seed, _ in files),
         "X-Model": quote(model, safe="/:@+,;= "),
         "X-Steps": str(result.steps),
         "X-Inference-Seconds": f"{result.inference_seconds:.3f}",
@@ -41,16 +66,65 @@ def render(result: InpaintResult, *, media_type: str, model: str, request_id: st
     }
     if result.regions:
         headers["X-Region"] = "; ".join(result.regions)
-    if media_type != JSON:
-        return Response(picture, media_type=media_type, headers=headers)
-    shown = {
-        "image": base64.b64encode(picture).decode("ascii"),
-        "media_type": ImageFormat.PNG.media_type,
-        "seed": result.seed,
-        "steps": result.steps,
-        "model": model,
-        "inference_seconds": round(result.inference_seconds, 3),
-        "regions": list(result.regions),
-        "request_id": request_id,
-    }
-    return JSONResponse(shown, headers=headers)
+    if media_type == JSON:
+        about = {
+            "steps": result.steps,
+            "model": model,
+            "inference_seconds": round(result.inference_seconds, 3),
+            "regions": list(result.regions),
+            "request_id": request_id,
+        }
+        shown = [_as_json(seed, file) for seed, file in files]
+        return JSONResponse((shown[0] if len(shown) == 1 else {"images": shown}) | about, headers=headers)
+    if media_type == ZIP:
+        return Response(_zip(files), media_type=ZIP, headers=headers)
+    if media_type == MULTIPART:
+        boundary = secrets.token_hex(16)
+        content = _multipart(files, boundary)
+        return Response(content, media_type=f'{MULTIPART}; boundary="{boundary}"', headers=headers)
+    return Response(files[0][1], media_type=media_type, headers=headers)
+
+
+def _encode_all(
+    result: InpaintResult, image_format: ImageFormat, model: str, parameters: InpaintParameters | None
+) -> list[tuple[int, bytes]]:
+    """Each picture's seed and file."""
+    files = []
+    for variation in result.variations:
+        # A file tells of its own picture: its seed, not its neighbours'.
+        own = InpaintResult(
+            variation.image, variation.seed, result.steps, result.inference_seconds, regions=result.regions
+        )
+        text = provenance.texts(parameters, own, model=model) if parameters else None
+        xmp = provenance.xmp(own, model=model) if parameters else None
+        files.append((variation.seed, encode(variation.image, image_format, text=text, xmp=xmp)))
+    return files
+
+
+def _as_json(seed: int, file: bytes) -> dict[str, object]:
+    return {"image": base64.b64encode(file).decode("ascii"), "media_type": ImageFormat.PNG.media_type, "seed": seed}
+
+
+def _name(number: int, seed: int) -> str:
+    return f"{number}-seed-{seed}.png"
+
+
+def _zip(files: list[tuple[int, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    # PNG is compressed already.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for number, (seed, file) in enumerate(files, 1):
+            archive.writestr(zipfile.ZipInfo(_name(number, seed), ZIP_TIME), file)
+    return buffer.getvalue()
+
+
+def _multipart(files: list[tuple[int, bytes]], boundary: str) -> bytes:
+    """RFC 2046, section 5.1; each part says its seed."""
+    parts = []
+    for number, (seed, file) in enumerate(files, 1):
+        head = (
+            f"--{boundary}\r\nContent-Type: {ImageFormat.PNG.media_type}\r\n"
+            f'Content-Disposition: attachment; filename="{_name(number, seed)}"\r\nX-Seed: {seed}\r\n\r\n'
+        )
+        parts.append(head.encode("ascii") + file + b"\r\n")
+    return b"".join(parts) + f"--{boundary}--\r\n".encode("ascii")

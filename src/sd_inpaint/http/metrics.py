@@ -1,0 +1,62 @@
+"""What an autoscaler and an operator watch, beside BentoML's own metrics of requests."""
+
+import threading
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from sd_inpaint.engine import Engine
+
+SAMPLE_SECONDS = 1.0
+
+
+@cache
+def _metrics() -> tuple[Any, Any, Any]:
+    """Makes the metrics, once a process: BentoML sets up prometheus_client only after it has imported the service."""
+    from prometheus_client import Counter as Count
+    from prometheus_client import Gauge
+
+    # Each worker process has a device loop of its own; what is left of a dead one does not count.
+    seconds = Gauge(
+        "sd_inpaint_queue_seconds",
+        "Seconds of work that wait or run, at the measured pace of the device",
+        multiprocess_mode="livesum",
+    )
+    waiting = Gauge("sd_inpaint_queue_jobs", "Canvases that wait or run", multiprocess_mode="livesum")
+    ended = Count("sd_inpaint_jobs", "Canvases that ended, by outcome: done, or an error's code", ["outcome"])
+    return seconds, waiting, ended
+
+
+class QueueMetrics:
+    """Copies the engine's figures into the metrics every second, in a thread that ends with the process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._counted: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="queue-metrics", daemon=True)
+
+    def start(self) -> None:
+        """Starts to sample."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Takes the last sample; may be called again."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _live(self) -> None:
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self.sample()
+        self.sample()
+
+    def sample(self) -> None:
+        """Copies the figures now."""
+        seconds, waiting, ended = _metrics()
+        seconds.set(self._engine.waiting_seconds)
+        waiting.set(self._engine.waiting_jobs)
+        outcomes = Counter(self._engine.outcomes)
+        for outcome, count in (outcomes - self._counted).items():
+            ended.labels(outcome).inc(count)
+        self._counted = outcomes
