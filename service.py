@@ -82,7 +82,7 @@ class SDInpaint:
         self.painter = Painter(SETTINGS)
         self._inpainting = Inpainting(self.painter, SETTINGS)
         self._runner = JobRunner(self.painter, SETTINGS, lambda: open_store(SETTINGS))
-        self.jobs = Jobs(self.painter, self._inpainting, self._runner)
+        self.jobs = Jobs(self.painter, self._inpainting, self._runner, SETTINGS)
         self._metrics = QueueMetrics(self.painter.engine)
         self.painter.start()
         self._runner.start()

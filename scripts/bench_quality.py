@@ -132,7 +132,7 @@ def diffusers_pipeline(steps: int, padding_mask_crop: int | None) -> Method:
 
 def telea(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """OpenCV's inpainting by fast marching: no model, and so a floor for seams."""
-    return cv2.inpaint(photo, hole(mask).astype(np.uint8), 3, cv2.INPAINT_TELEA)
+    return np.asarray(cv2.inpaint(photo, hole(mask).astype(np.uint8), 3, cv2.INPAINT_TELEA))
 
 
 def measure(method: Method, photos: int) -> dict[str, tuple[float, float, float]]:
@@ -168,6 +168,7 @@ def main() -> None:
     methods = {
         "the photo itself": lambda photo, mask: photo,
         "this service": this_service(painter, options.steps),
+        "this service, color_match": this_service(painter, options.steps, color_match=True),
         "this service, soft_mask=strength": this_service(painter, options.steps, soft_mask="strength"),
         "this service, region=full": this_service(painter, options.steps, region="full"),
         "pipeline": diffusers_pipeline(options.steps, None),

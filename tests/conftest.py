@@ -33,7 +33,7 @@ from starlette.testclient import TestClient
 from sd_inpaint.codecs import Picture
 from sd_inpaint.engine import EngineState
 from sd_inpaint.errors import InpaintError
-from sd_inpaint.schema import InpaintRequest, InpaintResult
+from sd_inpaint.schema import InpaintRequest, InpaintResult, Variation
 from sd_inpaint.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,15 +171,22 @@ class FakePainter:
             self.cancelled += 1
             raise
         parameters = request.parameters
-        rgb = request.image.rgb.copy()
-        rgb[request.mask > 127] = parameters.seed % 251
+        seeds = range(parameters.seed, parameters.seed + parameters.num_images)
+        first, *further = (self._variation(request, seed) for seed in seeds)
         return InpaintResult(
-            image=Picture(rgb, request.image.alpha, request.image.icc_profile),
-            seed=parameters.seed,
+            image=first.image,
+            seed=first.seed,
+            further=tuple(further),
             steps=parameters.num_inference_steps,
             inference_seconds=0.5,
             regions=("0,0,70,53 x1.000",) if parameters.region == "mask" else (),
         )
+
+    @staticmethod
+    def _variation(request: InpaintRequest, seed: int) -> Variation:
+        rgb = request.image.rgb.copy()
+        rgb[request.mask > 127] = seed % 251
+        return Variation(Picture(rgb, request.image.alpha, request.image.icc_profile), seed)
 
 
 class App:

@@ -131,6 +131,62 @@ class TestHole:
             block = hole[row * stride : (row + 1) * stride, column * stride : (column + 1) * stride]
             assert cells[row, column] == block.any()
 
+    def test_reveal_fades_in_next_to_untouched_pixels_only(self):
+        """Weights for strengths keep 0 at 0, never fall, and are full from a fifth of full strength on."""
+        weights = masks.reveal(np.arange(256, dtype=np.uint8)[None])[0].astype(int)
+        assert weights[0] == 0
+        assert (np.diff(weights) >= 0).all()
+        assert (weights[51:] == 255).all()
+
+
+class TestMatchColours:
+    """Taking the model's colour drift out."""
+
+    @pytest.mark.parametrize("shape", [(64, 64), (53, 70), (200, 31), (1, 40), (3, 2)], ids=str)
+    def test_even_drift_is_taken_out(self, shape):
+        """A canvas that came back in other colours is brought back to those of its surroundings, also in the hole."""
+        original = np.full((*shape, 3), (90, 120, 200), np.uint8)
+        painted = np.full((*shape, 3), (102, 113, 196), np.uint8)
+        mask = np.zeros(shape, np.uint8)
+        mask[shape[0] // 3 :, shape[1] // 3 :] = 255
+        assert np.abs(masks.match_colours(painted, original, mask).astype(int) - original).max() <= 1
+
+    def test_uneven_drift_is_met_at_the_border(self):
+        """A drift that differs from side to side leaves no edge anywhere round the hole."""
+        y, x = np.mgrid[0:120, 0:160]
+        drift = np.dstack((x / 8 - 10, 8 - y / 6, np.full_like(x, 5)))
+        original = np.full((120, 160, 3), 128, np.uint8)
+        painted = (original + drift + 0.5).astype(np.uint8)
+        mask = np.zeros((120, 160), np.uint8)
+        cv2.circle(mask, (80, 60), 30, 255, -1)
+        matched = masks.match_colours(painted, original, mask).astype(int)
+        border = (cv2.dilate(mask, disc(2)) > 0) & (cv2.erode(mask, disc(2)) == 0)
+        assert np.abs(matched - original)[border].max() <= 2
+        assert np.abs(painted.astype(int) - original)[border].max() >= 10
+
+    @given(st.integers(0, 2**32), shapes, st.data())
+    @quick
+    def test_what_was_painted_has_no_influence(self, seed, shape, data):
+        """The correction is that of the surroundings, whatever is in the hole; it is small; and the inputs stay."""
+        random = np.random.default_rng(seed)
+        original, one, other = random.integers(64, 192, (3, *shape, 3), dtype=np.uint8)
+        mask = data.draw(grey(shape))
+        other[mask == 0] = one[mask == 0]
+        before = one.copy()
+        first, second = (masks.match_colours(canvas, original, mask).astype(int) - canvas for canvas in (one, other))
+        assert np.array_equal(first, second)
+        assert np.abs(first).max() <= 32
+        assert np.array_equal(one, before)
+
+    @given(pictures())
+    @quick
+    def test_no_drift_no_change(self, case):
+        """Where the model left the surroundings as they were, or there are none, the painted pixels stay."""
+        original, painted, mask = case
+        pasted = np.where(mask[:, :, None] > 0, painted, original.rgb)
+        assert np.array_equal(masks.match_colours(pasted, original.rgb, mask), pasted)
+        assert np.array_equal(masks.match_colours(painted, original.rgb, np.maximum(mask, 1)), painted)
+
 
 class TestComposite:
     """Painted over original."""

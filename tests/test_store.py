@@ -13,9 +13,8 @@ from typing import Protocol
 
 import numpy as np
 import pytest
-from conftest import hole, photo, written
-from simulation import Clock
 
+from conftest import hole, photo, written
 from sd_inpaint.codecs import Picture
 from sd_inpaint.errors import IdempotencyConflictError, JobNotFoundError, StateUnavailableError
 from sd_inpaint.job_files import ORPHAN_SECONDS
@@ -23,6 +22,7 @@ from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintResult, Var
 from sd_inpaint.settings import Settings
 from sd_inpaint.sqlite_store import SqliteJobStore, default_folder, open_store
 from sd_inpaint.store import MAX_RUNS, AcceptedState, JobError, JobProgress, JobResult, JobStore, Submission
+from simulation import Clock
 
 TTL = 100.0
 LEASE = 10.0
@@ -33,7 +33,8 @@ ME = "this process"
 class MakeStore(Protocol):
     """Opens one more view on the same jobs, as another process does."""
 
-    def __call__(self) -> JobStore: ...
+    def __call__(self) -> JobStore:
+        """Opens it."""
 
 
 @pytest.fixture

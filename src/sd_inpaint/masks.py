@@ -15,6 +15,7 @@ from sd_inpaint.codecs import Picture
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Flags: TypeAlias = npt.NDArray[np.bool_]
+Floats: TypeAlias = npt.NDArray[np.float32]
 
 HOLE_THRESHOLD: Final = 128
 """From this grey level on a pixel is hole for the model, which was trained on thresholded masks."""
@@ -24,6 +25,9 @@ _FULLY_REVEALED: Final = 51
 
 Source: the default threshold of comfyui-inpaint-nodes' "Denoise to Compositing Mask".
 """
+
+_MAX_DRIFT: Final = 32
+"""Levels. A larger difference outside the mask is other content, not a drift of colour."""
 
 _BAND_ROWS: Final = 256
 """Rows worked on at once, so that 50-megapixel pictures need little more memory than their own."""
@@ -119,6 +123,55 @@ def composite(original: Picture, painted: Pixels, mask: Pixels) -> Picture:
             _mix_translucent(rgb[band], original.rgb[band], painted[band], alpha[band], mask[band])
             alpha[band] = _mixed(alpha[band], np.uint8(255), mask[band])
     return Picture(rgb, alpha, original.icc_profile)
+
+
+def match_colours(painted: Pixels, original: Pixels, mask: Pixels) -> Pixels:
+    """Takes the colour drift of model and VAE out of a painted canvas, so that no border shows at the mask.
+
+    The drift is what the model changed where it was to change nothing: it is measured outside the mask only, and carried
+    into the mask as smoothly as its border allows. What was painted inside has no influence on it, so an object of
+    another colour keeps that colour, which Poisson blending would not let it.
+
+    Args:
+        painted: (H, W, 3) uint8, all that the model gave, also outside the mask.
+        original: (H, W, 3) uint8, what it was given.
+        mask: (H, W) uint8; only pixels of level 0 are measured.
+
+    Returns:
+        (H, W, 3) uint8, no channel moved by more than ``_MAX_DRIFT``; ``painted`` itself where the mask has no 0.
+    """
+    known = (mask == 0).astype(np.float32)
+    if not known.any():
+        return painted
+    drift = np.clip(original.astype(np.float32) - painted, -_MAX_DRIFT, _MAX_DRIFT)
+    drift *= known[:, :, None]
+    # Half the size is a tenth of the time, and measures the same at the border (docs/why.md).
+    filled = _smoothly_filled(_halved(drift), _halved(known))
+    return np.clip(painted + _doubled(filled, known) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _smoothly_filled(weighted: Floats, weight: Floats) -> Floats:
+    """(h, w, 3) values times weight, and (h, w) weight in [0, 1] → values everywhere.
+
+    Where the weight is 0 they are averages of what is known nearby, from ever further away. Source: Gortler et al.,
+    "The Lumigraph" (1996), 3.4, pull and push.
+    """
+    levels = []
+    while max(weight.shape) > 1:
+        levels.append((weighted, weight))
+        weighted, weight = _halved(weighted), _halved(weight)
+    values = weighted / np.maximum(weight, np.finfo(np.float32).tiny)[:, :, None]
+    for weighted, weight in reversed(levels):
+        values = weighted + _doubled(values, weight) * (1 - weight)[:, :, None]
+    return values
+
+
+def _halved(values: Floats) -> Floats:
+    return np.asarray(cv2.pyrDown(values), dtype=np.float32)
+
+
+def _doubled(values: Floats, like: Floats) -> Floats:
+    return np.asarray(cv2.pyrUp(values, dstsize=like.shape[::-1]), dtype=np.float32)
 
 
 def _mixed(below: Pixels, above: Pixels | np.uint8, mask: Pixels) -> Pixels:

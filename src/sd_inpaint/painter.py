@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sd_inpaint import __version__, geometry, masks
+from sd_inpaint import __version__, blending, geometry, masks
 from sd_inpaint.codecs import Picture
 from sd_inpaint.engine import Engine
 from sd_inpaint.errors import CancelledError, InpaintError
@@ -172,7 +172,9 @@ class Painter:
         painted = await _wait(jobs, loop)
         weights = masks.reveal(mask) if parameters.soft_mask is SoftMask.STRENGTH else mask
         images = [
-            await asyncio.to_thread(_assemble, request.image, weights, canvases, painted[n :: len(seeds)])
+            await asyncio.to_thread(
+                _assemble, request.image, weights, canvases, painted[n :: len(seeds)], parameters.color_match
+            )
             for n in range(len(seeds))
         ]
         return InpaintResult(
@@ -243,9 +245,11 @@ async def _wait(jobs: Sequence[Job], loop: DeviceLoop) -> list[np.ndarray]:
 
 
 def _assemble(
-    image: Picture, weights: np.ndarray, canvases: Sequence[Canvas], painted: Sequence[np.ndarray]
+    image: Picture, weights: np.ndarray, canvases: Sequence[Canvas], painted: Sequence[np.ndarray], color_match: bool
 ) -> Picture:
     rgb = image.rgb.copy()
     for canvas, pixels in zip(canvases, painted, strict=True):
         geometry.paste(canvas, pixels, rgb)
+    if color_match:
+        blending.match_surroundings(rgb, image.rgb, weights)
     return masks.composite(image, rgb, weights)

@@ -93,6 +93,9 @@ class InpaintParameters(BaseModel):
         default=None, ge=0, le=4096, description="Context around the mask in pixels; unset chooses by the mask's size."
     )
     soft_mask: SoftMask = Field(default=SoftMask.BLEND, description="What the mask's grey levels mean.")
+    color_match: bool = Field(
+        default=False, description="Brings the painted part's colours to those of its surroundings."
+    )
     mask_blur: float = Field(
         default=0.0, ge=0.0, le=256.0, allow_inf_nan=False, description="Gaussian feather of the mask, sigma in pixels."
     )

@@ -21,9 +21,10 @@ from sd_inpaint.http.events import stream_events
 from sd_inpaint.http.inpainting import Inpainting
 from sd_inpaint.http.journal import request_id
 from sd_inpaint.http.negotiation import choose_media_type
-from sd_inpaint.http.results import OFFERED, image_format, render
+from sd_inpaint.http.results import image_format, offered, render
 from sd_inpaint.painter import Painter
 from sd_inpaint.runner import JobRunner
+from sd_inpaint.settings import Settings
 from sd_inpaint.store import AcceptedJob, AcceptedState, Submission
 
 JOBS = "/sd-inpaint/jobs"
@@ -38,8 +39,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 class Jobs:
     """Answers everything under ``/sd-inpaint/jobs``. Lives as long as the server; serves any number of requests."""
 
-    def __init__(self, painter: Painter, inpainting: Inpainting, runner: JobRunner) -> None:
+    def __init__(self, painter: Painter, inpainting: Inpainting, runner: JobRunner, settings: Settings) -> None:
         self._painter = painter
+        self._settings = settings
         self._inpainting = inpainting
         self._runner = runner
         self._picture_work = CapacityLimiter(os.cpu_count() or 1)
@@ -75,7 +77,6 @@ class Jobs:
 
     async def get_result(self, request: Request) -> Response:
         """Answers what ``POST /sd-inpaint/inpaint`` would have: the picture, or the error."""
-        media_type = choose_media_type(", ".join(request.headers.getlist("accept")), OFFERED)
         job = await self._find(request)
         if job.error is not None:
             body = {"error": job.error.sentence, "code": job.error.code, **job.error.facts}
@@ -84,6 +85,8 @@ class Jobs:
             raise JobNotFoundError("The job was cancelled: it has no result.", state=str(job.state))
         if job.state is not AcceptedState.DONE:
             raise JobNotReadyError("The job is not done yet.", state=str(job.state), seconds_left=job.seconds_left)
+        accept = ", ".join(request.headers.getlist("accept"))
+        media_type = choose_media_type(accept, offered(job.parameters.num_images))
         return await anyio.to_thread.run_sync(
             lambda: self._render(job, media_type, request_id(request)), limiter=self._picture_work
         )
@@ -92,7 +95,8 @@ class Jobs:
         kept = self._runner.store.result(job.id)
         result = kept.decode()
         codecs.check_encodable(result.image.size, image_format(media_type))
-        return render(result, media_type=media_type, model=kept.model, request_id=identity)
+        parameters = job.parameters if self._settings.metadata else None
+        return render(result, media_type=media_type, model=kept.model, request_id=identity, parameters=parameters)
 
     async def delete(self, request: Request) -> Response:
         """Cancels a job; of one that has ended, deletes what is kept."""
