@@ -66,7 +66,8 @@ def _jobs() -> Jobs:
     service_class=EdgedService,
     http={"port": 8000},
     # For gateways that read it; the server's own time-out is taken out (http/edge.py).
-    traffic={"timeout": UPLOAD_SECONDS + SETTINGS.deadline_seconds},
+    # The default, since this stands in bento.yaml too, where the builder's own setting has no business.
+    traffic={"timeout": UPLOAD_SECONDS + Settings.model_fields["deadline_seconds"].default},
     metrics={"duration": {"buckets": DURATION_BUCKETS}},
     # The journal has one line a request.
     logging={"access": {"enabled": False}},

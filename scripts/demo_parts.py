@@ -114,6 +114,10 @@ class Parts:
         ).save_pretrained(folder, safe_serialization=True)
         for weights in folder.rglob("*.safetensors"):
             weights.chmod(0o644)  # written readable by their owner only, while the service may run as another user
+        for path in folder.glob("*/config.json"):
+            config = json.loads(path.read_text("utf-8"))
+            if config.pop("_name_or_path", None) is not None:  # the folder it was once loaded from
+                path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
     @classmethod
     def load(cls, folder: pathlib.Path = MODEL_DIR) -> Parts:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -202,15 +202,15 @@ class App:
 
 
 @contextlib.contextmanager
-def make_app(**overrides: Any) -> Iterator[App]:
+def make_app(*, painter: Callable[[Settings], Any] = FakePainter, **overrides: Any) -> Iterator[App]:
     """Serves the edge with these settings; one at a time, since BentoML keeps the current service in a global."""
     import service
 
     settings = Settings(_env_file=None, **{"model": "demo", **overrides})
-    painters: list[FakePainter] = []
+    painters: list[Any] = []
 
-    def make_painter(settings: Settings) -> FakePainter:
-        painters.append(FakePainter(settings))
+    def make_painter(settings: Settings) -> Any:
+        painters.append(painter(settings))
         return painters[-1]
 
     with pytest.MonkeyPatch.context() as patch:

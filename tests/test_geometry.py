@@ -203,6 +203,13 @@ class TestSeveralHoles:
         assert [canvas.pixels for canvas in canvases] == [NATIVE**2, NATIVE**2]
         assert {canvas.scale for canvas in canvases} == {1}
 
+    def test_small_details_apart_are_each_enlarged(self):
+        """Two faces that would be enlarged alone are not joined into one canvas that could not enlarge them."""
+        mask = with_holes(4000, 3000, (1000, 1000, 1060, 1060), (1300, 1000, 1360, 1060))
+        canvases = plan(mask, Region.MASK)
+        assert len(canvases) == 2
+        assert min(canvas.scale for canvas in canvases) > 2
+
     def test_close_holes_share_a_canvas(self):
         """Two holes that one native canvas can hold are painted together."""
         canvases = plan(with_holes(4000, 3000, (1000, 1000, 1040, 1040), (1250, 1000, 1290, 1040)))

@@ -154,7 +154,7 @@ class TestMatchColours:
     def test_uneven_drift_is_met_at_the_border(self):
         """A drift that differs from side to side leaves no edge anywhere round the hole."""
         y, x = np.mgrid[0:120, 0:160]
-        drift = np.dstack((x / 8 - 10, 8 - y / 6, np.full_like(x, 5)))
+        drift = np.dstack((x / 4 - 20, 8 - y / 6, np.full_like(x, 5)))
         original = np.full((120, 160, 3), 128, np.uint8)
         painted = (original + drift + 0.5).astype(np.uint8)
         mask = np.zeros((120, 160), np.uint8)
@@ -162,7 +162,7 @@ class TestMatchColours:
         matched = masks.match_colours(painted, original, mask).astype(int)
         border = (cv2.dilate(mask, disc(2)) > 0) & (cv2.erode(mask, disc(2)) == 0)
         assert np.abs(matched - original)[border].max() <= 2
-        assert np.abs(painted.astype(int) - original)[border].max() >= 10
+        assert np.abs(painted.astype(int) - original)[border].max() >= 6
 
     @given(st.integers(0, 2**32), shapes, st.data())
     @quick

@@ -128,9 +128,9 @@ def composite(original: Picture, painted: Pixels, mask: Pixels) -> Picture:
 def match_colours(painted: Pixels, original: Pixels, mask: Pixels) -> Pixels:
     """Takes the colour drift of model and VAE out of a painted canvas, so that no border shows at the mask.
 
-    The drift is what the model changed where it was to change nothing: it is measured outside the mask only, and carried
-    into the mask as smoothly as its border allows. What was painted inside has no influence on it, so an object of
-    another colour keeps that colour, which Poisson blending would not let it.
+    The drift is what the model changed where it was to change nothing: it is measured outside the mask only, and
+    carried into the mask as smoothly as its border allows. What was painted inside has no influence on it, so an object
+    of another colour keeps that colour, which Poisson blending would not let it.
 
     Args:
         painted: (H, W, 3) uint8, all that the model gave, also outside the mask.
@@ -147,7 +147,8 @@ def match_colours(painted: Pixels, original: Pixels, mask: Pixels) -> Pixels:
     drift *= known[:, :, None]
     # Half the size is a tenth of the time, and measures the same at the border (docs/why.md).
     filled = _smoothly_filled(_halved(drift), _halved(known))
-    return np.clip(painted + _doubled(filled, known) + 0.5, 0, 255).astype(np.uint8)
+    matched: Pixels = np.clip(painted + _doubled(filled, known) + 0.5, 0, 255).astype(np.uint8)
+    return matched
 
 
 def _smoothly_filled(weighted: Floats, weight: Floats) -> Floats:
@@ -160,9 +161,9 @@ def _smoothly_filled(weighted: Floats, weight: Floats) -> Floats:
     while max(weight.shape) > 1:
         levels.append((weighted, weight))
         weighted, weight = _halved(weighted), _halved(weight)
-    values = weighted / np.maximum(weight, np.finfo(np.float32).tiny)[:, :, None]
+    values = np.asarray(weighted / np.maximum(weight, 1e-30)[:, :, None], dtype=np.float32)
     for weighted, weight in reversed(levels):
-        values = weighted + _doubled(values, weight) * (1 - weight)[:, :, None]
+        values = np.asarray(weighted + _doubled(values, weight) * (1 - weight)[:, :, None], dtype=np.float32)
     return values
 
 

@@ -244,6 +244,7 @@ class JobRunner:
             except Exception:
                 logger.exception("A turn of the job runner failed; the next one may not.")
             rest_seconds = max(TICK_SECONDS, TICK_SHARE * (time.monotonic() - started))
+            rest_seconds = min(rest_seconds, self._opened.lease_seconds / TICK_SHARE)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), rest_seconds)
         await self._close()

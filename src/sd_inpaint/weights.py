@@ -43,14 +43,22 @@ The guide's own was deleted in August 2024 (the Hub answers 401), so the mirror 
 CHECKSUMS = "SHA256SUMS"
 """A manifest in the format of ``sha256sum``; where a model's folder has one, each file is checked against it."""
 
+STORE_NAME = "sd-inpaint"
+"""The model's name in BentoML's store, where ``scripts/models`` puts weights; a version is a commit or a digest."""
+
 MODULES: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 OPTIONAL_FOLDERS = ("safety_checker", "feature_extractor")
 
+INDEX = "model_index.json"
+
+SUFFIXES = (".safetensors", ".json", ".txt")
+"""Of the files that serve."""
+
 DOWNLOAD = [
-    "model_index.json",
+    INDEX,
     "scheduler/*.json",
     "tokenizer/*",
     "*/config.json",
@@ -59,6 +67,9 @@ DOWNLOAD = [
 ]
 """The half-precision files only: at the pinned revision the float32 UNet and VAE exist as pickles, and these are half
 the download; they are cast up where the device computes in float32."""
+
+COMMIT_LENGTH = 40
+"""Of the Hub's commits, in hexadecimal digits; small files in its cache are named by a digest of the same kind."""
 
 ASK_SECONDS = 10.0
 """How long a repository may take to say that it is there."""
@@ -126,6 +137,8 @@ def locate(settings: Settings) -> Source:
     """
     if settings.model == DEMO_MODEL:
         return Source(DEMO_MODEL, Path(sd_inpaint.__file__).parent / "demo_model", revision=None)
+    if settings.model.startswith(f"{STORE_NAME}:"):
+        return _from_store(settings.model)
     path = Path(settings.model).expanduser()
     if path.is_dir():
         return Source(settings.model, path)
@@ -135,18 +148,40 @@ def locate(settings: Settings) -> Source:
             "Give a folder in diffusers' layout (with model_index.json), a Hub id, or demo."
         )
     revision = settings.revision or (PINNED_REVISION if settings.model in MIRRORS else "main")
+    if len(revision) == COMMIT_LENGTH and (folder := stored(revision)) is not None:
+        return Source(settings.model, folder, revision)
     return _download(settings.model, revision, offline=settings.offline)
+
+
+def stored(version: str) -> Path | None:
+    """Gives the folder of a version that is baked into this Bento, or lies in BentoML's store on this machine."""
+    own = Path(sd_inpaint.__file__).resolve().parents[2] / "models"
+    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml") / "models"
+    folders = (root / STORE_NAME / version for root in (own, home))
+    return next((folder for folder in folders if (folder / CHECKSUMS).is_file()), None)
+
+
+def _from_store(tag: str) -> Source:
+    version = tag.partition(":")[2]
+    folder = stored(version)
+    if folder is None:
+        raise WeightsError(
+            f"SD_INPAINT_MODEL={tag} is neither in this Bento nor in BentoML's store.\n"
+            "scripts/models import puts a folder there; scripts/models list shows what is there."
+        )
+    return Source(tag, folder, version if len(version) == COMMIT_LENGTH else None)
 
 
 def verify(source: Source) -> Source:
     """Hashes the files that will be loaded, and compares them with the folder's manifest where it has one.
 
-    Files in the Hub's cache are links to blobs that are named by their SHA-256, which is as good as a manifest.
+    Files in the Hub's cache are links to blobs that are named by their SHA-256, which is as good as a manifest; small
+    ones by git's own digest.
 
     Raises:
         WeightsError: If a file differs from its manifest, or is missing.
     """
-    manifest = _read_manifest(source.folder)
+    manifest = read_manifest(source.folder)
     files: dict[str, str] = {}
     for folder in FOLDERS + OPTIONAL_FOLDERS:
         if folder in FOLDERS and not (source.folder / folder).is_dir():
@@ -156,22 +191,29 @@ def verify(source: Source) -> Source:
             )
         for path in sorted((source.folder / folder).glob("*")):
             name = f"{folder}/{path.name}"
-            if path.suffix not in (".safetensors", ".json", ".txt") or not path.is_file():
+            if path.suffix not in SUFFIXES or not path.is_file():
                 continue
-            files[name] = _sha256(path)
-            blob = path.resolve().name
-            expected = manifest.get(name) or (blob if path.is_symlink() and len(blob) == 64 else None)
-            if expected is not None and expected != files[name]:
-                raise WeightsError(
-                    f"{name} is damaged: its SHA-256 is {files[name]}, expected {expected}.\n"
-                    f"Delete {path.resolve()} and start again."
-                )
+            files[name] = sha256(path)
+            _check_digest(name, path, files[name], manifest.get(name))
     missing = sorted(
         name for name in manifest if name not in files and name.split("/")[0] in FOLDERS + OPTIONAL_FOLDERS
     )
     if missing:
         raise WeightsError(f"{source.folder} lacks files that its {CHECKSUMS} lists:\n{', '.join(missing)}.")
     return Source(source.name, source.folder, source.revision, files)
+
+
+def _check_digest(name: str, path: Path, found: str, listed: str | None) -> None:
+    blob = path.resolve()
+    kind, expected = "SHA-256", listed
+    if expected is None and path.is_symlink() and len(blob.name) in (COMMIT_LENGTH, len(found)):
+        expected = blob.name
+        if len(expected) == COMMIT_LENGTH:
+            kind, found = "git digest", _git_digest(path)
+    if expected is not None and expected != found:
+        raise WeightsError(
+            f"{name} is damaged: its {kind} is {found}, expected {expected}.\nDelete {blob} and start again."
+        )
 
 
 def _download(model: str, revision: str, *, offline: bool) -> Source:
@@ -311,7 +353,8 @@ def _has_weights(folder: Path) -> bool:
     return all(any((folder / name).glob("*.safetensors")) for name in ("unet", "vae", "text_encoder"))
 
 
-def _read_manifest(folder: Path) -> dict[str, str]:
+def read_manifest(folder: Path) -> dict[str, str]:
+    """Gives path → SHA-256 from a folder's ``SHA256SUMS``; nothing where it has none."""
     path = folder / CHECKSUMS
     if not path.is_file():
         return {}
@@ -319,9 +362,15 @@ def _read_manifest(folder: Path) -> dict[str, str]:
     return {name.strip().removeprefix("*").removeprefix("./"): digest for digest, name in lines}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Gives a file's SHA-256 in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git_digest(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,138 @@
+"""Puts weights into BentoML's model store, with the SHA-256 of every file, and checks them there: see scripts/models."""
+
+import argparse
+import datetime
+import hashlib
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+import bentoml
+
+from sd_inpaint import weights
+from sd_inpaint.errors import InpaintError, WeightsError
+from sd_inpaint.settings import DEFAULT_MODEL, Settings
+
+EPOCH = 315532800
+"""Seconds: 1 January 1980, the time of a model where SOURCE_DATE_EPOCH says nothing.
+
+It is written into each Bento that holds the model, so the moment of a download must not be in it.
+"""
+
+
+def main() -> None:
+    """Runs one command; a failure is one or two lines and exit code 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("pull", help="download at a pinned revision")
+    command.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="Hub id")
+    command.add_argument("--revision", help="commit, branch or tag; the default model has a pinned one")
+    command = commands.add_parser("import", help="take a folder in diffusers' layout")
+    command.add_argument("folder", type=Path)
+    command.add_argument("--version", help="what it is called in the store; by default a digest of its content")
+    command = commands.add_parser("verify", help="compare every file with its SHA-256")
+    command.add_argument("versions", nargs="*", metavar="version")
+    commands.add_parser("list", help="show what is in the store")
+    args = parser.parse_args()
+    try:
+        if args.command == "pull":
+            pull(args.model, args.revision)
+        elif args.command == "import":
+            take(args.folder, args.version)
+        elif args.command == "verify":
+            for version in args.versions or versions():
+                verify(version)
+        else:
+            for version in versions():
+                print(f"{weights.STORE_NAME}:{version}")
+    except InpaintError as error:
+        sys.exit(str(error))
+
+
+def pull(model: str, revision: str | None) -> None:
+    """Downloads a model, or goes on where a download broke off, and puts it into the store as its commit."""
+    settings = Settings(_env_file=None, model=model, revision=revision, offline=False)  # type: ignore[call-arg]  # added at run time
+    source = weights.verify(weights.locate(settings))
+    if source.revision is None:
+        raise WeightsError(f"{model} is a folder, not a model on the Hub.\nTo take a folder: scripts/models import.")
+    put(source.folder, source.revision, {"model": model, "revision": source.revision})
+
+
+def take(folder: Path, version: str | None) -> None:
+    """Puts a folder into the store, by default as a digest of its content."""
+    weights.verify(weights.Source(str(folder), folder))
+    content = "".join(f"{digest}  {name}\n" for name, digest in digests(folder).items())
+    put(folder, version or hashlib.sha256(content.encode()).hexdigest()[:16], {"model": "imported"})
+
+
+def put(folder: Path, version: str, labels: dict[str, str]) -> None:
+    """Copies what serves into the store with its manifest; what is there already is verified instead."""
+    tag = f"{weights.STORE_NAME}:{version}"
+    listed = digests(folder)
+    there = weights.stored(version)
+    if there is not None and weights.read_manifest(there) != listed:
+        raise WeightsError(
+            f"{tag} is in the store with other content.\nDelete it first (bentoml models delete {tag}), or choose a version."
+        )
+    if there is not None:
+        verify(version)
+        return
+    created = datetime.datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH)), datetime.UTC)
+    with bentoml.models.create(tag, labels=labels) as model:
+        root = Path(model.path)
+        for name, digest in listed.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, root / name)
+            if weights.sha256(root / name) != digest:
+                raise WeightsError(f"{name} changed while it was copied.\nCheck the disk and try again.")
+        manifest = "".join(f"{digest}  {name}\n" for name, digest in listed.items())
+        (root / weights.CHECKSUMS).write_text(manifest, "utf-8")
+        object.__setattr__(model.info, "creation_time", created)
+    open_to_all(Path(bentoml.models.get(tag).path))
+    print(f"{tag} is in the store: {len(listed)} files, {sum((folder / n).stat().st_size for n in listed):,} bytes")
+
+
+def verify(version: str) -> None:
+    """Compares every file of a version with the manifest.
+
+    Raises:
+        WeightsError: If the version is not there, or a file is damaged, missing or not listed; the message names it.
+    """
+    folder = weights.stored(version)
+    if folder is None:
+        raise WeightsError(f"{weights.STORE_NAME}:{version} is not in the store.\nscripts/models list shows what is.")
+    listed, found = weights.read_manifest(folder), digests(folder)
+    for name in sorted({*listed, *found}):
+        if listed.get(name) != found.get(name):
+            what = "is missing" if name not in found else "is not listed" if name not in listed else "is damaged"
+            raise WeightsError(
+                f"{name} of {weights.STORE_NAME}:{version} {what}.\n"
+                f"Delete the version (bentoml models delete {weights.STORE_NAME}:{version}) and pull it again."
+            )
+    print(f"{weights.STORE_NAME}:{version} is good: {len(listed)} files")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Path → SHA-256 of what serves, in the order of the paths; pickles, pictures and BentoML's own file are not it."""
+    names = [weights.INDEX, *(f"{part}/*" for part in weights.FOLDERS + weights.OPTIONAL_FOLDERS)]
+    files = sorted({path for name in names for path in folder.glob(name) if path.suffix in weights.SUFFIXES})
+    return {path.relative_to(folder).as_posix(): weights.sha256(path) for path in files if path.is_file()}
+
+
+def versions() -> list[str]:
+    """What is in the store, in order."""
+    found = (model.tag for model in bentoml.models.list(weights.STORE_NAME))
+    return sorted(tag.version for tag in found if tag.version and weights.stored(tag.version) is not None)
+
+
+def open_to_all(folder: Path) -> None:
+    """Lets every user read what is in a folder, whatever the umask was; BentoML makes it for its owner only."""
+    for path in (folder, *folder.rglob("*")):
+        execute = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH if path.is_dir() else 0
+        path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH | execute)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The real painter over a device that computes nothing and takes its time: what goes on between threads."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from conftest import hole, photo, written
+from sd_inpaint.engine import Engine
+from sd_inpaint.painter import Painter
+from sd_inpaint.runner import JobRunner
+from sd_inpaint.schema import InpaintParameters
+from sd_inpaint.settings import Settings
+from sd_inpaint.sqlite_store import SqliteJobStore
+from sd_inpaint.store import AcceptedJob, AcceptedState, JobStore, Submission
+from simulation import Clock, FakeBackend, FakeDiffusion
+
+IMAGE, MASK = written(photo()), written(hole())
+
+STEP_SECONDS = 0.02
+
+LEASE_SECONDS = 5.0
+
+WAIT_SECONDS = 20.0
+"""For what happens in a fraction of a second on a machine that is not busy."""
+
+
+class SlowBackend(FakeBackend):
+    """A fake backend whose steps take real time, each as long as ``step_seconds`` says."""
+
+    step_seconds = STEP_SECONDS
+
+    # What a step of the smallest canvas comes to: the order of jobs leans on it until a step was measured.
+    seconds_per_work: float = STEP_SECONDS / (2 * 72 * 56 / 1e6)
+
+    def predict(self, batch: Sequence[FakeDiffusion], *, lean: bool) -> list[int]:
+        """Takes a while."""
+        time.sleep(self.step_seconds)
+        return super().predict(batch, lean=lean)
+
+
+class SlowPainter(Painter):
+    """The real painter, its engine over a :class:`SlowBackend`."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.settings = settings
+        self.slow = SlowBackend(Clock())
+        self.engine = Engine(lambda: self.slow, self._make_queue, enabled=settings.load)
+
+    @property
+    def steps_taken(self) -> int:
+        """How many steps the device has computed."""
+        return len(self.slow.batches)
+
+
+@contextlib.contextmanager
+def running_painter(**settings: Any) -> Iterator[SlowPainter]:
+    """A painter that is ready, and stopped at the end."""
+    painter = SlowPainter(Settings(_env_file=None, **{"model": "demo", **settings}))  # type: ignore[call-arg]
+    painter.start()
+    assert painter.engine.wait_loaded(WAIT_SECONDS)
+    try:
+        yield painter
+    finally:
+        painter.stop(0.0)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def submission(
+    *, mask: bytes = MASK, key: str | None = None, deadline_at: float | None = None, **parameters: Any
+) -> Submission:
+    """Makes what a caller sends: a job of two steps, unless it says otherwise."""
+    sent = InpaintParameters(prompt="a rose", **{"num_inference_steps": 2, **parameters})
+    return Submission(IMAGE, mask, sent, key=key, deadline_at=deadline_at)
+
+
+class Process:
+    """What one server process has of the jobs."""
+
+    def __init__(self, painter: SlowPainter, folder: Path) -> None:
+        self.painter = painter
+        self.runner = JobRunner(painter, painter.settings, lambda: self._open(folder))
+        self.runner.start()
+
+    def _open(self, folder: Path) -> SqliteJobStore:
+        return SqliteJobStore(folder, result_ttl_seconds=60.0, lease_seconds=LEASE_SECONDS)
+
+    @property
+    def store(self) -> JobStore:
+        """The store."""
+        return self.runner.store
+
+    def accept(self, sent: Submission) -> AcceptedJob:
+        """Accepts a job as the HTTP edge does."""
+        return asyncio.run(self.runner.accept(sent, sent.decode()))[0]
+
+    def state(self, job: AcceptedJob) -> AcceptedState:
+        """Where a job is."""
+        return self.store.get(job.id).state
+
+    def wait_ended(self, *jobs: AcceptedJob) -> None:
+        """Waits until jobs have ended."""
+        wait_for(lambda: all(self.state(job).ended for job in jobs))
+
+    def stop(self, drain_seconds: float = 0.0) -> None:
+        """Shuts down as the service does."""
+        self.runner.drain()
+        self.painter.stop(drain_seconds)
+        self.runner.stop()
+
+
+@contextlib.contextmanager
+def running(folder: Path, **settings: Any) -> Iterator[Process]:
+    """A process from its start to its end."""
+    with running_painter(**settings) as painter:
+        process = Process(painter, folder)
+        try:
+            yield process
+        finally:
+            process.stop()

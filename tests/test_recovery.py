@@ -1,0 +1,131 @@
+"""Accepted jobs through the end of their process: killed, stopped, or taken for dead."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from real_time import IMAGE, running, submission, wait_for
+from sd_inpaint.errors import (
+    QueueFullError,
+    ShuttingDownError,
+)
+from sd_inpaint.schema import SEED_RANDOM
+from sd_inpaint.sqlite_store import SqliteJobStore
+from sd_inpaint.store import AcceptedJob, AcceptedState, Submission
+
+
+def crashed(folder: Path, *sent: Submission, deadline_at: float | None = None) -> list[AcceptedJob]:
+    """Leaves jobs as a process does that is killed: accepted, owned, and nobody at work on them."""
+    store = SqliteJobStore(folder, result_ttl_seconds=60.0, lease_seconds=0.0)
+    jobs = [store.add(one, "a dead process")[0] for one in sent]
+    store.close()
+    return jobs
+
+
+def seeded(seed: int, **parameters: Any) -> Submission:
+    """Makes a submission as it is when it has been accepted."""
+    sent = submission(seed=seed, **parameters)
+    return Submission(sent.image, sent.mask, sent.parameters, seed=seed, deadline_at=sent.deadline_at)
+
+
+def test_jobs_of_a_dead_process_are_run(tmp_path: Path) -> None:
+    """What a killed process had accepted is painted by the next one, with the seeds of its acceptance."""
+    jobs = crashed(tmp_path / "jobs", *(seeded(seed) for seed in range(5)))
+    with running(tmp_path / "jobs") as process:
+        process.wait_ended(*jobs)
+        for seed, job in enumerate(jobs):
+            ended = process.store.get(job.id)
+            assert (ended.state, ended.runs) == (AcceptedState.DONE, 2)
+            assert process.store.result(job.id).seeds == (seed,)
+
+
+def test_promised_places_come_before_new_ones(tmp_path: Path) -> None:
+    """Jobs from before a restart are run though the queue is full, and new ones are refused while too many wait."""
+    jobs = crashed(tmp_path / "jobs", *(seeded(seed, num_inference_steps=10) for seed in range(5)))
+    with running(tmp_path / "jobs", max_queue=3) as process:
+        with pytest.raises(QueueFullError) as full:
+            process.accept(submission())
+        assert full.value.retry_after_seconds >= 1
+
+        async def keep_full() -> None:
+            request = submission(num_inference_steps=150).decode()
+            callers = [asyncio.create_task(process.painter.paint(request)) for _ in range(3)]
+            while not all(process.state(job).ended for job in jobs):  # noqa: ASYNC110 — another thread ends them
+                await asyncio.sleep(0.05)
+            for caller in callers:
+                caller.cancel()
+            await asyncio.gather(*callers, return_exceptions=True)
+
+        asyncio.run(asyncio.wait_for(keep_full(), 30))
+        assert {process.state(job) for job in jobs} == {AcceptedState.DONE}
+
+
+def test_deadline_over_a_restart(tmp_path: Path) -> None:
+    """A caller's own deadline goes on while no process runs."""
+    (job,) = crashed(tmp_path / "jobs", seeded(1, deadline_at=time.time() - 1))
+    with running(tmp_path / "jobs") as process:
+        process.wait_ended(job)
+        error = process.store.get(job.id).error
+        assert error is not None
+        assert error.code == "deadline_exceeded"
+
+
+def test_damaged_upload(tmp_path: Path) -> None:
+    """A job whose kept upload is damaged fails; the next one is run."""
+    bad, good = crashed(tmp_path / "jobs", seeded(1), seeded(2))
+    (tmp_path / "jobs" / "files" / f"{bad.id}.image").write_bytes(IMAGE[:100])
+    with running(tmp_path / "jobs") as process:
+        process.wait_ended(bad, good)
+        error = process.store.get(bad.id).error
+        assert error is not None
+        assert error.code == "invalid_image"
+        assert process.state(good) is AcceptedState.DONE
+
+
+def test_shutdown_ends_what_runs_and_gives_the_rest_back(tmp_path: Path) -> None:
+    """Within the drain time the running job ends; those that had not begun wait for the next start, and run there."""
+    with running(tmp_path / "jobs") as process:
+        first = process.accept(submission(num_inference_steps=50))
+        rest = [process.accept(submission(seed=SEED_RANDOM, num_inference_steps=100)) for _ in range(3)]
+        wait_for(lambda: process.state(first) is AcceptedState.RUNNING)
+        started = time.monotonic()
+        process.stop(drain_seconds=30.0)
+        assert time.monotonic() - started < 10
+        with pytest.raises(ShuttingDownError):
+            process.accept(submission())
+        with pytest.raises(ShuttingDownError):
+            process.store.get(first.id)
+    with running(tmp_path / "jobs") as process:
+        process.painter.slow.step_seconds = 0.0
+        assert process.state(first) is AcceptedState.DONE
+        process.wait_ended(*rest)
+        for job in rest:
+            ended = process.store.get(job.id)
+            assert (ended.state, ended.runs) == (AcceptedState.DONE, 1)
+            assert process.store.result(job.id).seeds == (job.parameters.seed,)
+
+
+def test_shutdown_gives_back_what_runs_longer(tmp_path: Path) -> None:
+    """A job that does not end within the drain time is not failed: the next start runs it from its first step."""
+    with running(tmp_path / "jobs") as process:
+        job = process.accept(submission(num_inference_steps=150))
+        wait_for(lambda: process.painter.steps_taken > 3)
+        process.stop(drain_seconds=0.1)
+    with running(tmp_path / "jobs") as process:
+        process.painter.slow.step_seconds = 0.0
+        process.wait_ended(job)
+        assert process.state(job) is AcceptedState.DONE
+        assert process.painter.steps_taken == 150
+
+
+def test_two_processes_share_the_work(tmp_path: Path) -> None:
+    """What one process gives back, another one takes up at once."""
+    with running(tmp_path / "jobs") as one, running(tmp_path / "jobs") as other:
+        jobs = [one.accept(submission(num_inference_steps=20, seed=seed)) for seed in range(3)]
+        one.stop(drain_seconds=30.0)
+        other.wait_ended(*jobs)
+        assert {other.state(job) for job in jobs} == {AcceptedState.DONE}
+        assert one.painter.steps_taken + other.painter.steps_taken == 60
