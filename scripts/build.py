@@ -2,10 +2,11 @@
 
 import argparse
 import contextlib
-import datetime
+import datetime as dt
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -42,10 +42,10 @@ def main() -> None:
     tag = model_tag(args.model)
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
-        options = write_options(stage, lock, args.model, tag)
-        copy_sources(stage, [*options["include"], "README.md", lock])
+        names = write_options(stage, lock, args.model, tag)
+        copy_sources(stage, names)
         version = args.version or f"{sd_inpaint.__version__}-{content_digest(stage)[:12]}"
-        bento = build(stage, f"{options['name']}:{version}", source_time([*options["include"], "README.md", lock]))
+        bento = build(stage, version, source_time(names))
     print(f"__tag__:{bento.tag}" if args.output == "tag" else f"{bento.tag} is in {bento.path}")
 
 
@@ -59,7 +59,10 @@ def check_lock(lock: str) -> None:
     for wanted in map(Requirement, project["dependencies"]):
         found = locked.get(canonicalize_name(wanted.name), set())
         if not found or not all(wanted.specifier.contains(version) for version in found):
-            sys.exit(f"{lock} has {wanted.name} {', '.join(found) or 'not at all'}, pyproject.toml wants {wanted}.\nRun scripts/lock.")
+            sys.exit(
+                f"{lock} has {wanted.name} {', '.join(found) or 'not at all'}, pyproject.toml wants {wanted}.\n"
+                "Run scripts/lock."
+            )
 
 
 def model_tag(model: str | None) -> str | None:
@@ -71,20 +74,21 @@ def model_tag(model: str | None) -> str | None:
     if name != weights.STORE_NAME or not version:
         sys.exit(f"--model {model} is neither {DEMO_MODEL}, {REAL} nor {weights.STORE_NAME}:VERSION.")
     if weights.stored(version) is None:
-        sys.exit(f"{tag} is not in BentoML's model store.\nRun scripts/models pull, or scripts/models import FOLDER, first.")
+        sys.exit(
+            f"{tag} is not in BentoML's model store.\nRun scripts/models pull, or scripts/models import FOLDER, first."
+        )
     return tag
 
 
-def write_options(stage: Path, lock: str, model: str | None, tag: str | None) -> dict[str, Any]:
-    """Writes bentofile.yaml with the lock and the model that were asked for."""
-    options: dict[str, Any] = yaml.safe_load((ROOT / "bentofile.yaml").read_text("utf-8"))
-    options["python"]["requirements_txt"] = f"./{lock}"
-    if tag is not None:
-        options["models"] = [tag]
+def write_options(stage: Path, lock: str, model: str | None, tag: str | None) -> list[str]:
+    """Writes bentofile.yaml with the lock and the model that were asked for; gives the names of what goes in."""
+    options = (ROOT / "bentofile.yaml").read_text("utf-8").replace("requirements/cpu.txt", lock)
     if model not in (None, REAL):
-        options["envs"].append({"name": "SD_INPAINT_MODEL", "value": model})
-    (stage / "bentofile.yaml").write_text(yaml.safe_dump(options, sort_keys=False), "utf-8")
-    return options
+        options += f"  - name: SD_INPAINT_MODEL\n    value: {model}\n"
+    if tag is not None:
+        options += f"models:\n  - {tag}\n"
+    (stage / "bentofile.yaml").write_text(options, "utf-8")
+    return [*re.findall(r'^  - "(.+)"$', options, re.MULTILINE), "README.md", lock]
 
 
 def copy_sources(stage: Path, names: list[str]) -> None:
@@ -95,7 +99,7 @@ def copy_sources(stage: Path, names: list[str]) -> None:
             shutil.copytree(ROOT / name[:-3], stage / name[:-3], ignore=skipped)
         else:
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, stage / name)
+            shutil.copy(ROOT / name, stage / name)
     open_to_all(stage)
 
 
@@ -120,7 +124,7 @@ def source_time(names: list[str]) -> int:
     return EPOCH
 
 
-def build(stage: Path, tag: str, seconds: int) -> Any:
+def build(stage: Path, version: str, seconds: int) -> Any:
     """Has BentoML build from the copy, where no ``.env`` is, without this machine's settings."""
     for name in list(os.environ):
         if name.startswith(("SD_INPAINT_", "BENTOML_CONFIG")) or name == "LOAD_SD_INPAINT":
@@ -128,9 +132,9 @@ def build(stage: Path, tag: str, seconds: int) -> Any:
     os.chdir(stage)
     logging.getLogger("bentoml").setLevel(logging.ERROR)
     with contextlib.suppress(bentoml.exceptions.NotFound):
-        bentoml.bentos.delete(tag)
-    bento = bentoml.bentos.build_bentofile("bentofile.yaml", version=tag.partition(":")[2], build_ctx=str(stage))
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+        bentoml.bentos.delete(f"{weights.STORE_NAME}:{version}")
+    bento: Any = bentoml.bentos.build_bentofile("bentofile.yaml", version=version, build_ctx=str(stage))
+    moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     object.__setattr__(bento.info, "creation_time", moment)
     bento.flush_info()
     open_to_all(Path(bento.path))

@@ -1,7 +1,7 @@
-"""Puts weights into BentoML's model store, with the SHA-256 of every file, and checks them there: see scripts/models."""
+"""Puts weights into BentoML's model store with each file's SHA-256, and checks them there: see scripts/models."""
 
 import argparse
-import datetime
+import datetime as dt
 import hashlib
 import os
 import shutil
@@ -74,12 +74,13 @@ def put(folder: Path, version: str, labels: dict[str, str]) -> None:
     there = weights.stored(version)
     if there is not None and weights.read_manifest(there) != listed:
         raise WeightsError(
-            f"{tag} is in the store with other content.\nDelete it first (bentoml models delete {tag}), or choose a version."
+            f"{tag} is in the store with other content.\n"
+            f"Delete it first (bentoml models delete {tag}), or choose a version."
         )
     if there is not None:
         verify(version)
         return
-    created = datetime.datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH)), datetime.UTC)
+    created = dt.datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", EPOCH)), dt.UTC)
     with bentoml.models.create(tag, labels=labels) as model:
         root = Path(model.path)
         for name, digest in listed.items():
@@ -129,9 +130,11 @@ def versions() -> list[str]:
 
 def open_to_all(folder: Path) -> None:
     """Lets every user read what is in a folder, whatever the umask was; BentoML makes it for its owner only."""
+    everybody_reads = stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH
+    everybody_enters = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
     for path in (folder, *folder.rglob("*")):
-        execute = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH if path.is_dir() else 0
-        path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IROTH | execute)
+        runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
+        path.chmod(everybody_reads | (everybody_enters if runs else 0))
 
 
 if __name__ == "__main__":

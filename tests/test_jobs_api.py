@@ -278,7 +278,7 @@ def test_idempotency(app: JobsApp) -> None:
     assert again.json()["state"] == "done"
     check_shape(app.post({"Idempotency-Key": "k"}, seed="1"), 422, "idempotency_conflict")
     assert app.accept({"Idempotency-Key": "K"}) != address
-    assert app.painter.engine.outcomes["done"] == 1 + 1 or app.painter.engine.waiting_jobs == 1
+    assert app.painter.steps_taken <= 2 * 2
 
 
 def test_idempotency_is_each_caller_s_own(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_methods(app: JobsApp, suffix: str, allowed: str) -> None:
         "Access-Control-Request-Method": "DELETE",
         "Access-Control-Request-Headers": "idempotency-key",
     }
-    assert app.client.options(JOBS + suffix, headers=preflight).status_code == 200
+    assert app.client.options(JOBS + suffix, headers={**ORIGIN, **preflight}).status_code == 200
 
 
 def test_browsers_may_read_the_address(app: JobsApp) -> None:

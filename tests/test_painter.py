@@ -103,6 +103,15 @@ def test_inverted_mask_paints_the_black_part(painter: Painter) -> None:
     assert (result.image.rgb[~white] != request.image.rgb[~white]).any()
 
 
+def test_color_match_changes_the_painted_part_only(painter: Painter) -> None:
+    """Colours are matched on request, and kept pixels stay equal to the byte."""
+    request, matched = make_request(), make_request(color_match=True)
+    plain, result = paint(painter, request), paint(painter, matched)
+    kept = request.mask == 0
+    assert (result.image.rgb[kept] == request.image.rgb[kept]).all()
+    assert (result.image.rgb[~kept] != plain.image.rgb[~kept]).any()
+
+
 def test_random_seed_is_returned_and_repeats(painter: Painter) -> None:
     """A seed of -1 draws one; sent again by its number, it gives the same picture."""
     first, other = paint(painter, make_request(seed=-1)), paint(painter, make_request(seed=-1))

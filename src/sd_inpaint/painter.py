@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sd_inpaint import __version__, blending, geometry, masks
+from sd_inpaint import __version__, geometry, masks
 from sd_inpaint.codecs import Picture
 from sd_inpaint.engine import Engine
 from sd_inpaint.errors import CancelledError, InpaintError
@@ -169,12 +169,12 @@ class Painter:
         loop.submit(jobs, deadline_seconds=min(deadline_seconds or longest, longest), promised=promised)
         if progress is not None:
             progress.follow(jobs, loop)
-        painted = await _wait(jobs, loop)
+        painted: Sequence[np.ndarray] = await _wait(jobs, loop)
         weights = masks.reveal(mask) if parameters.soft_mask is SoftMask.STRENGTH else mask
+        if parameters.color_match:
+            painted = await asyncio.to_thread(_match_colours, painted, tasks)
         images = [
-            await asyncio.to_thread(
-                _assemble, request.image, weights, canvases, painted[n :: len(seeds)], parameters.color_match
-            )
+            await asyncio.to_thread(_assemble, request.image, weights, canvases, painted[n :: len(seeds)])
             for n in range(len(seeds))
         ]
         return InpaintResult(
@@ -244,12 +244,14 @@ async def _wait(jobs: Sequence[Job], loop: DeviceLoop) -> list[np.ndarray]:
         raise
 
 
+def _match_colours(painted: Sequence[np.ndarray], tasks: Sequence[CanvasTask]) -> list[np.ndarray]:
+    return [masks.match_colours(pixels, task.image, task.mask) for pixels, task in zip(painted, tasks, strict=True)]
+
+
 def _assemble(
-    image: Picture, weights: np.ndarray, canvases: Sequence[Canvas], painted: Sequence[np.ndarray], color_match: bool
+    image: Picture, weights: np.ndarray, canvases: Sequence[Canvas], painted: Sequence[np.ndarray]
 ) -> Picture:
     rgb = image.rgb.copy()
     for canvas, pixels in zip(canvases, painted, strict=True):
         geometry.paste(canvas, pixels, rgb)
-    if color_match:
-        blending.match_surroundings(rgb, image.rgb, weights)
     return masks.composite(image, rgb, weights)
