@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, help="folder of wheels; by default downloaded into build/image")
     parser.add_argument("--output", type=Path, help="tar for docker load and podman load")
     parser.add_argument("--sbom", type=Path, help="SPDX file to write")
+    parser.add_argument("--prepare", action="store_true", help="only make the base system and download the wheels")
     parser.add_argument("--no-cache", action="store_true", help="build every layer anew")
     args = parser.parse_args()
     started = time.monotonic()
@@ -53,8 +54,11 @@ def main() -> None:
     os.umask(0o022)
     WORK.mkdir(parents=True, exist_ok=True)
     lock = ROOT / "requirements" / f"{args.variant}.txt"
-    base = make_base_image(args.base or make_base(WORK / f"base-{SUITE}.tar"))
+    tar = args.base or make_base(WORK / f"base-{SUITE}.tar")
     wheels = args.wheels or download_wheels(lock, WORK / f"wheels-{args.variant}")
+    if args.prepare:
+        return
+    base = make_base_image(tar)
     bento = make_bento(args.model, args.variant)
     version = str(bento.tag.version) + ("" if args.variant == "cpu" else f"-{args.variant}")
     name = args.tag or f"localhost/sd-inpaint:{version}"

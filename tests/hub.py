@@ -44,7 +44,7 @@ class Hub:
             def do_GET(self) -> None:
                 hub._answer(self)
 
-            def log_message(self, format: str, *args: object) -> None:
+            def log_message(self, *args: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -91,6 +91,17 @@ def test_full_queue(tmp_path: Path) -> None:
         assert len(list((tmp_path / "jobs" / "files").iterdir())) == 4
 
 
+def test_full_queue_by_work(tmp_path: Path) -> None:
+    """A job too large for what is left of the queue's work is refused too, though a small one would not be."""
+    with running(tmp_path / "jobs", max_queue_work=0.1) as process:
+        process.painter.slow.step_seconds = 0.2
+        process.accept(submission())
+        with pytest.raises(QueueFullError):
+            process.accept(submission(num_inference_steps=150))
+        process.accept(submission())
+        assert len(list((tmp_path / "jobs" / "files").iterdir())) == 4
+
+
 def test_retry_with_a_key(tmp_path: Path) -> None:
     """A retry of an accepted job gets that job, though the queue is full, and is not painted again."""
     with running(tmp_path / "jobs", max_queue=1) as process:
@@ -123,8 +134,9 @@ def test_one_key_many_callers(process: Process) -> None:
     assert process.painter.engine.outcomes["done"] == 1
 
 
-def test_cancel(process: Process) -> None:
+def test_cancel(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that is cancelled is off the device before another step, and the next one runs."""
+    monkeypatch.setattr("sd_inpaint.runner.TICK_SECONDS", 60.0)
     process.painter.slow.step_seconds = 0.1
     job = process.accept(submission(num_inference_steps=150))
     next_job = process.accept(submission())
