@@ -52,6 +52,9 @@ BUILD_DIR = ROOT / "build" / "demo_model"
 
 HOLE_WEIGHT = 10.0
 CAPTION_DROPOUT = 0.12
+# More of the background's captions: then about half of what stands for "no caption" is background, so that guidance,
+# which leads away from it, leads towards an object and not away from the background where that is asked for.
+BACKGROUND_CAPTION_DROPOUT = 0.45
 MIN_SNR_GAMMA = 5.0  # Source: Hang et al. (2023), "Efficient Diffusion Training via Min-SNR Weighting Strategy"
 SNR_FLOOR = 0.1  # added to it: in noise alone the object and its place are settled, which min-SNR hardly weighs
 EMA_DECAY = 0.999
@@ -356,12 +359,15 @@ def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -
     store = {k: np.load(path, mmap_mode="r") for k, path in cache_paths(size).items()}
     rng = np.random.default_rng(seed)
     empty = token_ids(tokenizer, [demo_data.no_caption(rng) for _ in range(2000)])
+    plain = {row.tobytes() for row in token_ids(tokenizer, list(demo_data.BACKGROUND_CAPTIONS))}
+    is_background = np.array([row.tobytes() in plain for row in store["tokens"]])
+    dropout = np.where(is_background, BACKGROUND_CAPTION_DROPOUT, CAPTION_DROPOUT)
     while True:
         order = rng.permutation(len(store["latents"]))
         for first in range(0, len(order) - batch + 1, batch):
             rows = np.sort(order[first : first + batch])
             tokens = store["tokens"][rows].copy()
-            dropped = rng.random(batch) < CAPTION_DROPOUT
+            dropped = rng.random(batch) < dropout[rows]
             tokens[dropped] = empty[rng.integers(len(empty), size=int(dropped.sum()))]
             yield Batch(
                 torch.from_numpy(store["latents"][rows].astype(np.float32)),

@@ -32,9 +32,6 @@ class SlowBackend(FakeBackend):
 
     step_seconds = STEP_SECONDS
 
-    # What a step of the smallest canvas comes to: the order of jobs leans on it until a step was measured.
-    seconds_per_work: float = STEP_SECONDS / (2 * 72 * 56 / 1e6)
-
     def predict(self, batch: Sequence[FakeDiffusion], *, lean: bool) -> list[int]:
         """Takes a while."""
         time.sleep(self.step_seconds)
@@ -47,7 +44,8 @@ class SlowPainter(Painter):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.settings = settings
-        self.slow = SlowBackend(Clock())
+        # What a step of the tests' canvas comes to: the order of jobs leans on it until a step was measured.
+        self.slow = SlowBackend(Clock(), seconds_per_work=STEP_SECONDS / (2 * 72 * 56 / 1e6))
         self.engine = Engine(lambda: self.slow, self._make_queue, enabled=settings.load)
 
     @property

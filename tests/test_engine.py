@@ -105,3 +105,32 @@ def test_stop_ends_what_does_not_finish_in_time() -> None:
     for job in jobs:
         with pytest.raises(ShuttingDownError):
             job.future.result(0)
+
+
+def test_job_that_comes_too_late_is_refused() -> None:
+    """A request that found the engine open, and brings its job when it has stopped, is told so and does not hang."""
+    engine = make_engine(lambda: FakeBackend(Clock()))
+    engine.start()
+    assert engine.wait_loaded(10)
+    loop = engine.ready_loop()
+    engine.stop(0)
+    with pytest.raises(ShuttingDownError):
+        loop.submit([make_job()])
+
+
+def test_stop_while_loading() -> None:
+    """A stop that comes while the weights are being loaded stays a stop when they are there."""
+    go = threading.Event()
+
+    def load() -> FakeBackend:
+        go.wait(10)
+        return FakeBackend(Clock())
+
+    engine = make_engine(load)
+    engine.start()
+    engine.stop(0)
+    go.set()
+    assert engine.wait_loaded(10)
+    assert engine.state is EngineState.STOPPING
+    with pytest.raises(ShuttingDownError):
+        engine.ready_loop()

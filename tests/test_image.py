@@ -124,6 +124,7 @@ def workshop() -> Iterator[Workshop]:
     finally:
         quiet: dict[str, Any] = {"env": {**os.environ, **environment}, "capture_output": True, "check": False}
         subprocess.run(["podman", "rm", "--all", "--force", "--time", "0"], **quiet)
+        subprocess.run(["podman", "image", "unmount", "--all", "--force"], **quiet)
         subprocess.run(["umount", folder / "storage" / "overlay"], **quiet)
         shutil.rmtree(folder)
 

@@ -1,11 +1,10 @@
 """``/sd-inpaint/jobs``: requests → status, headers, body, events."""
 
-import asyncio
 import contextlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ from starlette.testclient import TestClient
 
 from conftest import form, hole, make_app, opened, photo, written
 from real_time import SlowPainter, wait_for
-from sd_inpaint.errors import InvalidOutputError, JobNotFoundError
-from sd_inpaint.http import events
-from sd_inpaint.http.jobs import JOBS, describe
+from sd_inpaint.errors import InvalidOutputError
+from sd_inpaint.http.jobs import JOBS
 from sd_inpaint.runner import JobRunner
 from test_edge import INPAINT, KEYS, ORIGIN, check_shape
 
@@ -76,16 +74,6 @@ def app(tmp_path: Path) -> Iterator[JobsApp]:
     """The edge with default settings."""
     with make_jobs_app(tmp_path) as made:
         yield made
-
-
-def read_events(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Parses an event stream as a browser does: (event, data) of each, ids noted under ``"id:"``."""
-    found = []
-    for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
-        if "data" in fields:
-            found.append((fields["event"], {"id:": fields.get("id"), **json.loads(fields["data"])}))
-    return found
 
 
 def test_job(app: JobsApp) -> None:
@@ -173,7 +161,7 @@ def test_failed_job(app: JobsApp) -> None:
     assert (ended["state"], ended["error"]) == ("failed", error)
     assert "result" not in ended
     assert check_shape(app.get(address + "/result"), 500, "invalid_output") == error
-    assert read_events(app.get(address + "/events").text)[-1][1]["error"] == error
+    assert app.get(address + "/events").text.rstrip().endswith(f'"error": {json.dumps(error)}}}')
 
 
 def test_cancel(app: JobsApp) -> None:
@@ -186,7 +174,7 @@ def test_cancel(app: JobsApp) -> None:
     check_shape(app.get(address + "/result"), 404, "job_not_found")
     wait_for(lambda: app.painter.engine.waiting_jobs == 0)
     assert app.painter.steps_taken < 150
-    assert read_events(app.get(address + "/events").text)[-1][0] == "cancelled"
+    assert "event: cancelled\n" in app.get(address + "/events").text
 
 
 def test_delete(app: JobsApp) -> None:
@@ -329,68 +317,6 @@ def test_head(app: JobsApp) -> None:
     app.client.delete(address)
 
 
-def test_events(app: JobsApp) -> None:
-    """The stream tells progress in order, shows previews, ends with the job, and then with 204 for who has seen it."""
-    address = app.accept(num_inference_steps="60")
-    response = app.get(address + "/events")
-    assert response.headers["content-type"].startswith("text/event-stream")
-    assert response.headers["cache-control"] == "no-store"
-    assert response.text.startswith("retry: ")
-    told = read_events(response.text)
-    names = [name for name, _ in told]
-    assert names[-1] == "done"
-    assert set(names[:-1]) == {"progress", "preview"}
-    progress = [data for name, data in told if name == "progress"]
-    steps = [data["step"] for data in progress]
-    assert len(progress) >= 3
-    assert steps == sorted(steps)
-    assert {"state", "queue_position", "seconds_left", "steps"} <= progress[0].keys()
-    assert all(data["image"].startswith("data:image/png;base64,iVBOR") for name, data in told if name == "preview")
-    last = told[-1][1]
-    assert last["result"] == address + "/result"
-    assert app.get(address + "/events", **{"Last-Event-ID": last["id:"]}).status_code == 204
-    for seen in ("1", "nonsense", ""):
-        again = read_events(app.get(address + "/events", **{"Last-Event-ID": seen}).text)
-        assert [name for name, _ in again] == ["done"]
-
-
-def test_keep_alive(app: JobsApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream without news says that it is alive, and ends when its job is deleted or the server stops."""
-    monkeypatch.setattr(events, "KEEP_ALIVE_SECONDS", 0.2)
-    monkeypatch.setattr(events, "POLL_SECONDS", 0.05)
-    app.painter.slow.step_seconds = 1.0
-    address = app.accept(num_inference_steps="150")
-    job = app.runner.store.get(address.rpartition("/")[2])
-
-    async def read(stream: AsyncIterator[str]) -> list[str]:
-        pieces = []
-        async for piece in stream:
-            pieces.append(piece)
-            if piece == ": keep-alive\n\n":
-                app.runner.store.remove(job.id)
-        return pieces
-
-    pieces = asyncio.run(asyncio.wait_for(read(events.stream_events(app.runner, job, describe)), 20))
-    assert ": keep-alive\n\n" in pieces
-    assert pieces[-1].startswith("event: cancelled\n")
-
-
-def test_stream_of_a_job_that_vanishes(app: JobsApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream whose job is not there any more ends."""
-    address = app.accept(num_inference_steps="150")
-    job = app.runner.store.get(address.rpartition("/")[2])
-
-    def gone(identity: str) -> None:
-        raise JobNotFoundError("There is no such job.")
-
-    monkeypatch.setattr(app.runner.store, "get", gone)
-
-    async def read() -> list[str]:
-        return [piece async for piece in events.stream_events(app.runner, job, describe)]
-
-    assert asyncio.run(asyncio.wait_for(read(), 20))[-1].startswith("event: progress\n")
-
-
 def test_state_that_cannot_be_kept(tmp_path: Path) -> None:
     """Without a folder to write in, jobs are a 503 with the reason, and everything else is served."""
     (tmp_path / "file").write_bytes(b"")
@@ -408,6 +334,19 @@ def test_defect(app: JobsApp, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(app.runner.store, "get", broken)
     assert "secret" not in check_shape(app.get(JOBS + "/x"), 500, "internal")["error"]
+
+
+def test_openapi(app: JobsApp) -> None:
+    """The description has every path of jobs, with the plain request's form."""
+    paths = app.get("/docs.json").json()["paths"]
+    assert {path: set(item) for path, item in paths.items() if path.startswith(JOBS)} == {
+        JOBS: {"post"},
+        JOBS + "/{id}": {"get", "delete"},
+        JOBS + "/{id}/result": {"get"},
+        JOBS + "/{id}/events": {"get"},
+    }
+    assert paths[JOBS]["post"]["requestBody"] == paths[INPAINT]["post"]["requestBody"]
+    assert {"202", "400", "422", "429", "503"} <= set(paths[JOBS]["post"]["responses"])
 
 
 def test_info_and_metrics(app: JobsApp) -> None:

@@ -19,7 +19,7 @@ from sd_inpaint.http.jobs import JOBS
 from sd_inpaint.settings import Settings
 from sd_inpaint.sqlite_store import open_store
 from test_edge import INPAINT, check_shape
-from test_jobs_api import read_events
+from test_events import read_events
 from test_served import connection, long_paint
 
 STEPS = "40"

@@ -44,12 +44,13 @@ def test_jobs_of_a_dead_process_are_run(tmp_path: Path) -> None:
 
 def test_promised_places_come_before_new_ones(tmp_path: Path) -> None:
     """Jobs from before a restart are run though the queue is full, and new ones are refused while too many wait."""
-    jobs = crashed(tmp_path / "jobs", *(seeded(seed, num_inference_steps=10) for seed in range(5)))
+    jobs = crashed(tmp_path / "jobs", *(seeded(seed, num_inference_steps=30) for seed in range(3)))
     with running(tmp_path / "jobs", max_queue=1) as process:
         with pytest.raises(QueueFullError) as full:
             process.accept(submission())
         assert full.value.retry_after_seconds >= 1
         # Two are in the loop at a time, which has room for one.
+        wait_for(lambda: process.painter.engine.waiting_jobs == 2)
         process.wait_ended(*jobs)
         assert {process.state(job) for job in jobs} == {AcceptedState.DONE}
         process.wait_ended(process.accept(submission()))

@@ -102,7 +102,7 @@ class Engine:
 
     def stop(self, drain_seconds: float) -> None:
         """Stops admitting, lets jobs go on for ``drain_seconds``, ends the rest, and ends the thread."""
-        if self._state is EngineState.READY:
+        if self._state in (EngineState.LOADING, EngineState.READY):
             self._state = EngineState.STOPPING
         deadline = time.monotonic() + drain_seconds
         while self._loop and self._loop.jobs() and time.monotonic() < deadline and self._thread.is_alive():
@@ -110,7 +110,7 @@ class Engine:
         self._stop.set()
         if self._loop:
             late = ShuttingDownError("The server shut down before the picture was done; send the request again.")
-            self._loop.leave(self._loop.jobs(), late)
+            self._loop.close(late)
         if self._loaded.is_set() and self._thread.is_alive():
             self._thread.join(timeout=60.0)
             if self._loop and not self._thread.is_alive():

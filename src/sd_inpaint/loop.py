@@ -82,6 +82,7 @@ class DeviceLoop:
         self._changed = threading.Condition()
         self._on_device: list[Job] = []
         self._turn_started = 0.0
+        self._closed = False
         self.outcomes: Counter[str] = Counter()
 
     def submit(self, jobs: Sequence[Job], *, deadline_seconds: float = math.inf, promised: bool = False) -> None:
@@ -91,10 +92,13 @@ class DeviceLoop:
 
         Raises:
             QueueFullError: If the queue has no room for them.
+            ShuttingDownError: If the loop was closed.
         """
         with self._changed:
             now = self._clock()
             try:
+                if self._closed:
+                    raise ShuttingDownError("The server is shutting down.")
                 self._queue.admit(jobs, now, promised=promised)
                 for job in jobs:
                     job.deadline_at = now + deadline_seconds
@@ -118,6 +122,12 @@ class DeviceLoop:
                 if job not in self._on_device:
                     self._end(job, error=error)
             self._changed.notify_all()
+
+    def close(self, error: InpaintError) -> None:
+        """Has all jobs leave with ``error``, and takes no more: nobody would turn the loop for them."""
+        with self._changed:
+            self._closed = True
+            self.leave(self.jobs(), error)
 
     def jobs(self) -> tuple[Job, ...]:
         """Returns those that wait or run."""

@@ -10,6 +10,7 @@ A request meets these, outermost first (``edge.py`` puts them together)::
     auth         API keys
       BentoML    metrics, tracing, its own routes
     inpainting   one request painted: negotiation → forms → parameters → painter → results
-    jobs         the same in the background: accepted, looked up, followed, cancelled
+    jobs         the same in the background: accepted, looked up, followed (events), cancelled
+    metrics      how much work waits, and how it ended
     health       whether it can paint now, and with what
 """

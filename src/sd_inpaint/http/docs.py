@@ -10,6 +10,7 @@ from bentoml._internal.service.openapi.specification import OpenAPISpecification
 
 from sd_inpaint.http.errors import STATUSES
 from sd_inpaint.http.health import SERVICE
+from sd_inpaint.http.jobs import JOBS, KEY_HEADER
 from sd_inpaint.http.results import JSON, OFFERED
 
 INPAINT = "/sd-inpaint/inpaint"
@@ -48,9 +49,51 @@ def correct(spec: OpenAPISpecification) -> OpenAPISpecification:
         post=paths[HEALTH].post,
     )
     paths[INFO] = PathItem(get=_read("The model, and each parameter's default and bounds.", {"type": "object"}, {401}))
+    paths |= _jobs(post)
     components: Any = spec.components
     components = {**components, "schemas": {**components["schemas"], "Error": _ERROR_SCHEMA}}
     return attrs.evolve(spec, paths=paths, components=components)
+
+
+def _jobs(inpaint: dict[str, Any]) -> dict[str, PathItem]:
+    """The paths of jobs; ``inpaint`` is the plain request, whose form is theirs too."""
+    job = {"type": "object", "properties": {"id": {"type": "string"}, "state": {"type": "string"}}}
+    identity = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    key = {"name": KEY_HEADER, "in": "header", "required": False, "schema": {"type": "string"}}
+    accepted = {"description": "Accepted; Location has its address.", "content": {JSON: {"schema": job}}}
+    errors = {status: answer for status, answer in inpaint["responses"].items() if status not in ("200", "406", "504")}
+    post = {
+        **inpaint,
+        "operationId": "SDInpaint__job",
+        "summary": "Accept a job",
+        "description": "Accept a job that is painted in the background; it survives restarts of the server.",
+        "parameters": [key],
+        "responses": {"202": accepted, **errors},
+    }
+    stream = {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    read = {"parameters": [identity]}
+    paths = {
+        "": PathItem(post=post),
+        "/{id}": PathItem(
+            get={**_read("How far a job is.", job, {404}), **read},
+            delete={
+                "description": "Cancel a job, or delete it with its result.",
+                "responses": {"204": {"description": "It is so."}, **_errors({404})},
+                **read,
+            },
+        ),
+        "/{id}/result": PathItem(
+            get={
+                "description": "What was painted.",
+                "responses": {"200": _painted(), **_errors({404, 406, 409})},
+                **read,
+            }
+        ),
+        "/{id}/events": PathItem(
+            get={"description": "Progress, as it goes.", "responses": {"200": stream, **_errors({404})}, **read}
+        ),
+    }
+    return {JOBS + path: item for path, item in paths.items()}
 
 
 def _painted() -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """What an autoscaler and an operator watch, beside BentoML's own metrics of requests."""
 
+import os
 import threading
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from sd_inpaint.engine import Engine
@@ -27,6 +29,21 @@ def _metrics() -> tuple[Any, Any, Any]:
     return seconds, waiting, ended
 
 
+def _forget_the_dead() -> None:
+    """Drops the gauges of worker processes that were killed: they would count for as long as the server lives."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    for path in Path(folder).glob("gauge_live*_*.db") if folder else ():
+        process = path.stem.rpartition("_")[2]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            mark_process_dead(process)  # type: ignore[no-untyped-call]  # prometheus_client has no types here
+        except OSError:
+            continue  # it lives, under another user
+
+
 class QueueMetrics:
     """Copies the engine's figures into the metrics every second, in a thread that ends with the process."""
 
@@ -38,6 +55,7 @@ class QueueMetrics:
 
     def start(self) -> None:
         """Starts to sample."""
+        _forget_the_dead()
         self._thread.start()
 
     def stop(self) -> None:
