@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 import sd_inpaint
 from models import EPOCH, open_to_all
-from sd_inpaint import weights
+from sd_inpaint import sources
 from sd_inpaint.settings import DEMO_MODEL
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,11 +69,11 @@ def model_tag(model: str | None) -> str | None:
     """Gives the tag in BentoML's model store of what is baked in, None where nothing of it is."""
     if model in (None, DEMO_MODEL):
         return None
-    tag = f"{weights.STORE_NAME}:{weights.PINNED_REVISION}" if model == REAL else model
+    tag = f"{sources.STORE_NAME}:{sources.PINNED_REVISION}" if model == REAL else model
     name, _, version = tag.partition(":")
-    if name != weights.STORE_NAME or not version:
-        sys.exit(f"--model {model} is neither {DEMO_MODEL}, {REAL} nor {weights.STORE_NAME}:VERSION.")
-    if weights.stored(version) is None:
+    if name != sources.STORE_NAME or not version:
+        sys.exit(f"--model {model} is neither {DEMO_MODEL}, {REAL} nor {sources.STORE_NAME}:VERSION.")
+    if sources.stored(version) is None:
         sys.exit(
             f"{tag} is not in BentoML's model store.\nRun scripts/models pull, or scripts/models import FOLDER, first."
         )
@@ -107,7 +107,7 @@ def content_digest(stage: Path) -> str:
     """Gives one digest of all paths and contents."""
     total = hashlib.sha256()
     for path in sorted(path for path in stage.rglob("*") if path.is_file()):
-        total.update(f"{weights.sha256(path)}  {path.relative_to(stage).as_posix()}\n".encode())
+        total.update(f"{sources.sha256(path)}  {path.relative_to(stage).as_posix()}\n".encode())
     return total.hexdigest()
 
 
@@ -132,7 +132,7 @@ def build(stage: Path, version: str, seconds: int) -> Any:
     os.chdir(stage)
     logging.getLogger("bentoml").setLevel(logging.ERROR)
     with contextlib.suppress(bentoml.exceptions.NotFound):
-        bentoml.bentos.delete(f"{weights.STORE_NAME}:{version}")
+        bentoml.bentos.delete(f"{sources.STORE_NAME}:{version}")
     bento: Any = bentoml.bentos.build_bentofile("bentofile.yaml", version=version, build_ctx=str(stage))
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
     object.__setattr__(bento.info, "creation_time", moment)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,13 @@ def main() -> None:
     os.umask(0o022)
     WORK.mkdir(parents=True, exist_ok=True)
     lock = ROOT / "requirements" / f"{args.variant}.txt"
-    tar = args.base or make_base(WORK / f"base-{SUITE}.tar")
-    wheels = args.wheels or download_wheels(lock, WORK / f"wheels-{args.variant}")
+    # One waits for the processor, the other for the line.
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(lambda: args.wheels or download_wheels(lock, WORK / f"wheels-{args.variant}"))
+        base = make_base_image(args.base or make_base(WORK / f"base-{SUITE}.tar"))
+        wheels: Path = found.result()
     if args.prepare:
         return
-    base = make_base_image(tar)
     bento = make_bento(args.model, args.variant)
     version = str(bento.tag.version) + ("" if args.variant == "cpu" else f"-{args.variant}")
     name = args.tag or f"localhost/sd-inpaint:{version}"

