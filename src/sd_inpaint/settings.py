@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     """False serves no model: health says ``disabled``."""
 
     model: str = Field(default=DEFAULT_MODEL, min_length=1)
-    """A Hub id, a folder in diffusers' layout, a single ``.safetensors`` checkpoint, or ``demo``."""
+    """A Hub id, a folder in diffusers' layout, ``sd-inpaint:<version>`` in BentoML's model store, or ``demo``."""
 
     revision: str | None = None
     """Commit, branch or tag on the Hub; unset takes the pinned one of a known model, else ``main``."""
