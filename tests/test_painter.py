@@ -22,6 +22,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(make_components(), tmp_path_factory.mktemp("model"))
 
 
+WHOLE_PICTURE = ({"region": "full"}, {"region": "auto"}, {"region": "mask", "padding": 64})
+"""Three ways to ask for all of a small picture."""
+
+
 def make_painter(model: Path, **settings: object) -> Painter:
     """Makes a painter that is ready."""
     painter = Painter(Settings(model=str(model), device="cpu", threads=1, **settings))  # type: ignore[arg-type]
@@ -82,6 +86,27 @@ def test_result_has_the_inputs_size_and_its_kept_pixels(
     assert result.steps == 2
     assert result.regions
     assert result.inference_seconds > 0
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 53)], ids=str)
+def test_region_that_is_the_picture_equals_the_full_one(painter: Painter, size: tuple[int, int]) -> None:
+    """Where the chosen region is the whole picture, it makes no difference which way it was asked for."""
+    hole = (5, 5, size[0] - 6, size[1] - 6)
+    results = [paint(painter, make_request(size, hole, **options)) for options in WHOLE_PICTURE]
+    assert len({result.regions for result in results}) == 1
+    assert all((result.image.rgb == results[0].image.rgb).all() for result in results)
+
+
+def test_grey_is_monotone_from_the_input_to_the_painted_picture(painter: Painter) -> None:
+    """Of one hole, each step of grey brings each pixel nearer to the painted one, and never the other way."""
+    request = make_request((64, 64))
+    levels = []
+    for grey in (128, 160, 200, 254, 255):
+        mask = np.where(request.mask == 255, grey, 0).astype(np.uint8)
+        levels.append(paint(painter, InpaintRequest(request.image, mask, request.parameters)).image.rgb.astype(int))
+    whole = levels[-1] - request.image.rgb
+    steps = np.diff(np.stack([request.image.rgb.astype(int), *levels]), axis=0)
+    assert (np.sign(steps) * np.sign(whole) >= 0).all()
 
 
 def test_black_mask_gives_the_input_back_without_the_model(painter: Painter) -> None:
