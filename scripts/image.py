@@ -117,7 +117,7 @@ def make_base(path: Path) -> Path:
     part = path.with_name(f"part-{path.name}")
     run(
         *("mmdebstrap", "-q", "--variant=minbase", "--mode=root" if os.getuid() == 0 else "--mode=unshare"),
-        "--include=python3,python3-venv,ca-certificates",
+        "--include=python3,python3-venv,ca-certificates,tini",
         '--aptopt=Acquire::Check-Valid-Until "false"',
         '--aptopt=APT::Sandbox::User "root"',
         *(f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("man", "locale", "doc")),
@@ -235,7 +235,7 @@ def write_sbom(name: str, path: Path) -> None:
     check_tools(["syft"])
     with tempfile.TemporaryDirectory(dir=WORK) as folder:
         run("skopeo", "copy", "--quiet", f"containers-storage:{name}", f"oci:{folder}:image")
-        path.write_text(run("syft", "scan", f"oci-dir:{folder}", "--output", "spdx-json"), "utf-8")
+        path.write_text(run("syft", "scan", f"oci-dir:{folder}", "--source-name", name, "--output", "spdx-json"), "utf-8")
 
 
 def digest(path: Path) -> str:

@@ -287,6 +287,14 @@ def test_serves_as_anybody_who_may_do_nothing(workshop: Workshop, image: str) ->
     assert answers[0].status_code == 200
 
 
+def test_ends_at_once_where_it_has_hardly_begun(workshop: Workshop, image: str) -> None:
+    """A SIGTERM before Python has set up its handlers is not lost, so that no grace period is waited out."""
+    container = Container(workshop, image)
+    started = time.monotonic()
+    container.stop()
+    assert time.monotonic() - started < 30
+
+
 def test_starts_without_any_network(workshop: Workshop, image: str) -> None:
     """With not even a network card, its own health check finds it healthy."""
     container = Container(workshop, image, "--network", "none")
@@ -311,7 +319,9 @@ import httpx
 from conftest import HEALTH, INPAINT, form
 
 def compose(*arguments):
-    subprocess.run([*sys.argv[1:], *arguments], check=True, capture_output=True, timeout=100)
+    done = subprocess.run([*sys.argv[1:], *arguments], capture_output=True, text=True, timeout=100)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
 
 url = "http://127.0.0.1:8000"
 compose("up", "--detach")
