@@ -235,7 +235,9 @@ def write_sbom(name: str, path: Path) -> None:
     check_tools(["syft"])
     with tempfile.TemporaryDirectory(dir=WORK) as folder:
         run("skopeo", "copy", "--quiet", f"containers-storage:{name}", f"oci:{folder}:image")
-        path.write_text(run("syft", "scan", f"oci-dir:{folder}", "--source-name", name, "--output", "spdx-json"), "utf-8")
+        path.write_text(
+            run("syft", "scan", f"oci-dir:{folder}", "--source-name", name, "--output", "spdx-json"), "utf-8"
+        )
 
 
 def digest(path: Path) -> str:

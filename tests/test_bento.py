@@ -13,6 +13,7 @@ import pytest
 
 import sd_inpaint
 from conftest import ROOT, free_port
+from sd_inpaint.http.forms import UPLOAD_SECONDS
 from test_scripts import pins, run, tracked
 
 
@@ -42,6 +43,23 @@ def test_asks_for_exactly_what_is_locked(bento: Path) -> None:
     assert pins(written) == pins(lock)
     locked, copied = (sorted(re.findall("--hash=.*?([0-9a-f]{64})", p.read_text("utf-8"))) for p in (lock, written))
     assert locked == copied
+
+
+def test_plain_build_works_and_tells_nothing_of_its_builder(tmp_path: Path) -> None:
+    """``bentoml build`` by hand gives a Bento too, and no setting of whoever built it stands in it."""
+    settings = {
+        "SD_INPAINT_DEADLINE_SECONDS": "77.25",
+        "SD_INPAINT_API_KEYS": "secret",
+        "SD_INPAINT_MODEL": "/a/folder",
+    }
+    done = run(
+        *(sys.executable, "-m", "bentoml", "build", "--version", "plain"), BENTOML_HOME=str(tmp_path), **settings
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in (tmp_path / "bentos").rglob("*.[yj]*"):
+        text = path.read_text("utf-8") if path.is_file() else ""
+        timeout = str(float(settings["SD_INPAINT_DEADLINE_SECONDS"]) + UPLOAD_SECONDS)
+        assert not [value for value in (*settings.values(), timeout) if value in text], path
 
 
 @pytest.mark.slow

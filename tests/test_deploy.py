@@ -138,7 +138,7 @@ def test_compose_reads_the_file(profile: str) -> None:
     """podman-compose makes a service of each profile from it, confined and with its volumes."""
     done = subprocess.run(
         [BIN / "podman-compose", "--file", ROOT / "deploy" / "compose.yaml", "--profile", profile, "config"],
-        env={**os.environ, "SD_INPAINT_IMAGE": "localhost/sd-inpaint:1", "PATH": f"{BIN}:{os.environ['PATH']}"},
+        env={**os.environ, "INPAINT_IMAGE": "localhost/sd-inpaint:1", "PATH": f"{BIN}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,

@@ -277,7 +277,7 @@ def test_serves_as_anybody_who_may_do_nothing(workshop: Workshop, image: str) ->
     workshop.run("podman", "healthcheck", "run", container.id)
 
     answers: list[httpx.Response] = []
-    request = form(num_inference_steps="150", num_images="4")
+    request = form(num_inference_steps="150", num_images="2")
     post = threading.Thread(target=lambda: answers.append(httpx.post(container.url + INPAINT, **request, timeout=100)))
     post.start()
     time.sleep(1.0)
@@ -354,8 +354,8 @@ def test_compose_file_serves(workshop: Workshop, image: str) -> None:
         *(sys.executable, "-c", COMPOSE, tool, "--file", ROOT / "deploy" / "compose.yaml", "--profile", "cpu"),
         timeout=300,
         CONTAINERS_CONF=str(own),
-        SD_INPAINT_IMAGE=image,
-        SD_INPAINT_MEMORY="3g",
+        INPAINT_IMAGE=image,
+        INPAINT_MEMORY="3g",
         PYTHONPATH=str(ROOT / "tests"),
     )
     assert printed.split() == ["200"]
