@@ -27,7 +27,7 @@ DISTRACTOR_SHARE = 0.25  # samples with another object elsewhere in the picture
 OBJECT_SPAN = (0.34, 0.80)  # longer side of the object, as a share of the picture's side
 MAX_TURN_DEGREES = 8.0
 
-# Each CC0 or in the public domain, as the docstrings of skimage.data say.
+# Each CC0, in the public domain or without known copyright restrictions, as the docstrings of skimage.data say.
 TRAINING_PHOTOS = (
     "astronaut.png", "coffee.png", "rocket.jpg", "grass.png", "gravel.png", "brick.png", "hubble_deep_field.jpg",
     "camera.png", "coins.png", "clock_motion.png",

@@ -102,8 +102,8 @@ def test_objects_reach_their_reference(evaluation: ModuleType, paint: Any, size:
         for request, painted in zip(requests, paint(requests), strict=True)
     ]
     hits = sum(found == label for found, label in zip(nearest, wanted, strict=True))
-    # TODO-THRESHOLD
-    print("HITS", hits); assert hits >= 7, [labels[i] for i in nearest]
+    # 8 of 8 when this was written (79 of 80 over all objects); one is left for another CPU's rounding.
+    assert hits >= 7, [labels[i] for i in nearest]
 
 
 def test_removal_finds_the_background(evaluation: ModuleType, paint: Any, size: int) -> None:
@@ -114,8 +114,8 @@ def test_removal_finds_the_background(evaluation: ModuleType, paint: Any, size: 
         evaluation.psnr(painted, truth, request.hole)
         for (request, truth), painted in zip(cases, paintings, strict=True)
     ]
-    # TODO-THRESHOLD
-    print("PSNR", np.mean(ratios), np.round(ratios,1)); assert np.mean(ratios) > 20, ratios
+    # 28.1 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
+    assert np.mean(ratios) >= 25, ratios
 
 
 def drawn_removal(evaluation: ModuleType, index: int, size: int) -> tuple[Any, np.ndarray]:
