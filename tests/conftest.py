@@ -186,7 +186,7 @@ class FakePainter:
     def _variation(request: InpaintRequest, seed: int) -> Variation:
         rgb = request.image.rgb.copy()
         rgb[request.mask > 127] = seed % 251
-        return Variation(Picture(rgb, request.image.alpha, request.image.icc_profile), seed)
+        return Variation(Picture(rgb, request.image.alpha, request.image.icc_profile, request.image.exif), seed)
 
 
 class App:

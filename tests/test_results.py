@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import App, check_shape, hole, make_app, opened
+from conftest import App, check_shape, hole, make_app, opened, photo, written
 
 
 def painted(data: bytes) -> int:
@@ -64,6 +64,29 @@ def test_several_pictures_are_no_png(app: App) -> None:
     before = len(app.painter.requests)
     check_shape(app.post(headers={"Accept": "image/png"}, num_images="2"), 406, "not_acceptable")
     assert len(app.painter.requests) == before
+
+
+def camera_photo() -> bytes:
+    """A photo lying on its side, with its maker and the place where it was taken."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    exif.get_ifd(0x8825)[1] = "N"
+    return written(photo((53, 70)), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize("accept", ["image/png", "image/jpeg", "image/webp"])
+@pytest.mark.parametrize("keep", ["false", "true"])
+def test_exif_is_carried_only_when_asked(app: App, accept: str, keep: str) -> None:
+    """The caller's maker and place are in the result where they asked for it, and the orientation never is."""
+    response = app.post(headers={"Accept": accept}, image=camera_photo(), keep_exif=keep)
+    with Image.open(io.BytesIO(response.content)) as image:
+        exif = image.getexif()
+        assert image.size == (70, 53)
+        assert exif.get(0x010F) == ("Maker" if keep == "true" else None)
+        assert bool(exif.get_ifd(0x8825)) == (keep == "true")
+        assert 0x0112 not in exif
+        if accept != "image/png":
+            assert b"S\0t\0e\0p\0s" in exif.get_ifd(0x8769)[0x9286]
 
 
 @pytest.mark.parametrize("value", ["0", "5", "1.5", "x"])

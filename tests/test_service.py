@@ -64,6 +64,7 @@ def test_parameters_reach_the_painter(app: App) -> None:
         "soft_mask": "strength",
         "num_images": "3",
         "color_match": "true",
+        "keep_exif": "true",
         "mask_blur": "1.5",
         "mask_grow": "-3",
         "mask_invert": "true",
@@ -72,7 +73,7 @@ def test_parameters_reach_the_painter(app: App) -> None:
     assert app.post(**sent).status_code == 200
     expected = {**sent, "num_inference_steps": 150, "guidance_scale": 1.0, "seed": 2**64 - 1, "strength": 0.25}
     expected |= {"prompt_weights": False, "padding": 16, "mask_blur": 1.5, "mask_grow": -3, "mask_invert": True}
-    expected |= {"num_images": 3, "color_match": True}
+    expected |= {"num_images": 3, "color_match": True, "keep_exif": True}
     assert app.painter.requests[0].parameters.model_dump() == expected
     assert app.painter.deadlines == [None]
 

@@ -81,11 +81,13 @@ class Picture:
         rgb: (H, W, 3) uint8, C-contiguous, in the colours of ``icc_profile`` (sRGB where that is None).
         alpha: (H, W) uint8, 0 transparent to 255 opaque, not multiplied into ``rgb``; None for a picture without.
         icc_profile: The RGB profile that came with the picture, or None.
+        exif: What the camera wrote, to be carried on, without the orientation; None where nobody asked for it.
     """
 
     rgb: Pixels
     alpha: Pixels | None = None
     icc_profile: bytes | None = None
+    exif: bytes | None = None
 
     @property
     def width(self) -> int:
@@ -140,7 +142,7 @@ _SAVE_OPTIONS: Final[dict[ImageFormat, dict[str, Any]]] = {
 }
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Picture:
+def decode_image(data: bytes, *, max_pixels: int, keep_exif: bool = False) -> Picture:
     """Reads a picture of any format in ``FORMATS``; of an animation, the first frame.
 
     EXIF orientation is applied. RGB values are those of the file; of more than 8 bits the high byte; CMYK and LAB are
@@ -149,6 +151,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> Picture:
     Args:
         data: The file, whatever its name or declared type.
         max_pixels: Largest width times height, checked before pixels are decoded.
+        keep_exif: Whether the result is to carry the picture's own EXIF, with where and by whom it was taken.
 
     Raises:
         InvalidImageError: If this is no such picture, or it is damaged or truncated.
@@ -157,7 +160,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> Picture:
     with _translated("image", InvalidImageError), _open(data, "image", InvalidImageError, max_pixels) as source:
         upright = _upright(source)
         rgb, alpha = colours.channels(upright, use_profile=True)
-        return Picture(rgb, alpha, colours.rgb_profile(source))
+        return Picture(rgb, alpha, colours.rgb_profile(source), _camera_exif(source) if keep_exif else None)
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
@@ -243,10 +246,14 @@ def encode(
         options["icc_profile"] = picture.icc_profile
     if image_format is ImageFormat.PNG:
         options["pnginfo"] = _png_texts(text or {}, xmp)
+        if picture.exif is not None:
+            options["exif"] = picture.exif
     else:
         if xmp is not None:
             options["xmp"] = xmp
-        exif = _user_comment(text["parameters"]) if text and "parameters" in text else b""
+        exif = picture.exif or b""
+        if text and "parameters" in text:
+            exif = _user_comment(text["parameters"], exif)
         if len(exif) <= _MAX_JPEG_SEGMENT or image_format is not ImageFormat.JPEG:
             options["exif"] = exif
     buffer = io.BytesIO()
@@ -325,6 +332,17 @@ _TRANSPOSITIONS: Final = {
 """EXIF orientation → what brings the picture upright. Source: EXIF 2.32, tag 0x0112."""
 
 
+def _camera_exif(image: Image.Image) -> bytes | None:
+    """The picture's EXIF without its orientation, which has been applied; None where it has none that can be read."""
+    try:
+        exif = image.getexif()
+        exif.pop(0x0112, None)
+        written = exif.tobytes() if exif else b""
+    except _FOREIGN_ERRORS:
+        return None
+    return written if 0 < len(written) <= _MAX_JPEG_SEGMENT else None
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(0x0112, 1)
@@ -354,9 +372,11 @@ def _png_texts(texts: dict[str, str], xmp: bytes | None) -> PngImagePlugin.PngIn
     return info
 
 
-def _user_comment(text: str) -> bytes:
+def _user_comment(text: str, camera: bytes) -> bytes:
     """EXIF with the text as user comment, where A1111 and IOPaint put the parameters in files other than PNG."""
     exif = Image.Exif()
+    if camera:
+        exif.load(camera)
     # Source: EXIF 2.32, tag 0x9286: eight bytes name the character code; readers take UNICODE as big-endian UTF-16.
     exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
     return exif.tobytes()

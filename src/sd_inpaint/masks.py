@@ -122,7 +122,7 @@ def composite(original: Picture, painted: Pixels, mask: Pixels) -> Picture:
         if alpha is not None:
             _mix_translucent(rgb[band], original.rgb[band], painted[band], alpha[band], mask[band])
             alpha[band] = _mixed(alpha[band], np.uint8(255), mask[band])
-    return Picture(rgb, alpha, original.icc_profile)
+    return Picture(rgb, alpha, original.icc_profile, original.exif)
 
 
 def match_colours(painted: Pixels, original: Pixels, mask: Pixels) -> Pixels:

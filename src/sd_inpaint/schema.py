@@ -96,6 +96,9 @@ class InpaintParameters(BaseModel):
     color_match: bool = Field(
         default=False, description="Brings the painted part's colours to those of its surroundings."
     )
+    keep_exif: bool = Field(
+        default=False, description="Carries the picture's own EXIF, with time, camera and place, into the result."
+    )
     mask_blur: float = Field(
         default=0.0, ge=0.0, le=256.0, allow_inf_nan=False, description="Gaussian feather of the mask, sigma in pixels."
     )

@@ -72,7 +72,7 @@ class Submission:
         """Returns the request of an accepted job, whose files were found sound before."""
         # A bound that the operator has lowered since does not break the promise.
         return InpaintRequest(
-            image=codecs.decode_image(self.image, max_pixels=sys.maxsize),
+            image=codecs.decode_image(self.image, max_pixels=sys.maxsize, keep_exif=self.parameters.keep_exif),
             mask=codecs.decode_mask(self.mask, max_pixels=sys.maxsize),
             parameters=self.parameters,
         )
@@ -128,7 +128,7 @@ class JobResult:
 
     def decode(self) -> InpaintResult:
         """Returns the result as it was painted."""
-        images = [codecs.decode_image(picture, max_pixels=sys.maxsize) for picture in self.pictures]
+        images = [codecs.decode_image(picture, max_pixels=sys.maxsize, keep_exif=True) for picture in self.pictures]
         first, *further = (Variation(image, seed) for image, seed in zip(images, self.seeds, strict=True))
         return InpaintResult(first.image, first.seed, self.steps, self.inference_seconds, self.regions, tuple(further))
 

@@ -101,7 +101,9 @@ class Inpainting:
         return None if sent is None else read_seconds(DEADLINE_HEADER, sent, self._settings.deadline_seconds)
 
     def _decode(self, form: Form, parameters: InpaintParameters) -> InpaintRequest:
-        image = codecs.decode_image(form.files["image"], max_pixels=self._settings.max_pixels)
+        image = codecs.decode_image(
+            form.files["image"], max_pixels=self._settings.max_pixels, keep_exif=parameters.keep_exif
+        )
         mask = codecs.decode_mask(form.files["mask"], max_pixels=self._settings.max_pixels)
         codecs.check_same_size(image, mask)
         return InpaintRequest(image=image, mask=mask, parameters=parameters)
