@@ -1,58 +1,39 @@
 """A device that computes nothing, on a clock that a test winds: the loop's own behaviour, without torch."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from conftest import ROOT
 from sd_inpaint.errors import OutOfMemoryError
 from sd_inpaint.jobs import CanvasTask, Job
 from sd_inpaint.loop import DeviceLoop
 from sd_inpaint.queue import JobQueue, Order, Pace
 from sd_inpaint.schema import InpaintParameters
 
+sys.path.insert(0, str(ROOT / "scripts"))
 
-@dataclass
-class Clock:
-    """Seconds that pass only when told to."""
+from simulated_device import Clock, SimulatedBackend
+from simulated_device import SimulatedDiffusion as FakeDiffusion
 
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        """Reads the clock."""
-        return self.now
-
-
-@dataclass(eq=False)
-class FakeDiffusion:
-    """What the fake backend keeps of a job."""
-
-    task: CanvasTask
-    steps: int
-    step: int = 0
+__all__ = ["Clock", "FakeBackend", "FakeDiffusion", "make_job", "make_loop", "make_task", "run_until_idle"]
 
 
 @dataclass
-class FakeBackend:
-    """Takes ``seconds_per_work`` for each megapixel-pass; ``fault(call, diffusion or task, lean)`` may raise."""
+class FakeBackend(SimulatedBackend):
+    """A simulated device that checks how it is used; ``fault(call, diffusion or task, lean)`` may raise."""
 
-    clock: Clock
-    max_batch: int = 1
-    seconds_per_work: float = 10.0
     fault: Callable[[str, object, bool], None] = lambda call, subject, lean: None
-    native_size: int = 64
-    stride: int = 8
-    max_canvas_pixels: int = 1 << 20
-    info: dict[str, object] = field(default_factory=dict)
     in_use: bool = False
-    alive: int = 0
     batches: list[list[CanvasTask]] = field(default_factory=list)
     released: int = 0
 
     def begin(self, task: CanvasTask, *, lean: bool) -> FakeDiffusion:
         """Starts a job."""
         self.fault("begin", task, lean)
-        return FakeDiffusion(task, task.steps)
+        return super().begin(task, lean=lean)
 
     def predict(self, batch: Sequence[FakeDiffusion], *, lean: bool) -> list[int]:
         """One turn of the device: time passes with the work of all."""
@@ -64,9 +45,7 @@ class FakeBackend:
             for diffusion in batch:
                 self.fault("predict", diffusion, lean)
             self.batches.append([diffusion.task for diffusion in batch])
-            # A batch takes as long as its jobs one after another: the least favourable device.
-            self.clock.now += self.seconds_per_work * sum(diffusion.task.step_work for diffusion in batch)
-            return [diffusion.step for diffusion in batch]
+            return super().predict(batch, lean=lean)
         finally:
             self.in_use = False
 
@@ -74,17 +53,13 @@ class FakeBackend:
         """Takes the step that was predicted, and no other."""
         self.fault("advance", diffusion, False)
         assert prediction == diffusion.step
-        diffusion.step += 1
+        super().advance(diffusion, prediction)
 
     def finish(self, diffusion: FakeDiffusion, *, lean: bool) -> np.ndarray:
         """Gives a picture that tells which task it belongs to."""
         self.fault("finish", diffusion, lean)
         assert diffusion.step == diffusion.steps, "a half-denoised picture was decoded"
         return np.full((*diffusion.task.image.shape[:2], 3), diffusion.task.seed % 251, np.uint8)
-
-    def preview(self, diffusion: FakeDiffusion, prediction: int) -> np.ndarray:
-        """Gives a tiny picture."""
-        return np.zeros((2, 2, 3), np.uint8)
 
     def release_memory(self) -> None:
         """Counts how often the loop cleaned up."""

@@ -9,6 +9,7 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
+from sd_inpaint.devices import Device
 from sd_inpaint.errors import InvalidOutputError, OutOfMemoryError
 from sd_inpaint.jobs import CanvasTask
 from sd_inpaint.schedulers import create_scheduler
@@ -313,3 +314,16 @@ def test_golden_canvas(components: dict[str, object]) -> None:
     difference = np.abs(small - np.array(golden["block_means"]))
     # Another CPU sums in another order: means of 64 pixels may then move by a fraction of a level.
     assert difference.max() <= 0.5, f"largest {difference.max():.2f}, mean {difference.mean():.3f}"
+
+
+def test_a_prediction_is_done_when_it_is_given(
+    components: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is waited for after the UNet's call: what the loop times is the work, not the asking for it."""
+    denoiser = make_denoiser(components)
+    order = []
+    monkeypatch.setattr(Device, "wait", lambda device: order.append("wait"))
+    denoise = denoiser._model.denoise
+    monkeypatch.setattr(denoiser._model, "denoise", lambda *a, **k: (order.append("unet"), denoise(*a, **k))[1])
+    denoiser.predict([denoiser.begin(make_task())])
+    assert order == ["unet", "wait"]

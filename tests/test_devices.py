@@ -100,3 +100,14 @@ def test_threads_follow_the_containers_share(monkeypatch: pytest.MonkeyPatch) ->
 def test_free_memory_is_a_figure_of_this_machine() -> None:
     """The CPU's free memory is read, in bytes."""
     assert Device(torch.device("cpu"), torch.float32, "cpu").free_bytes() > 1 << 20
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda", "mps"])
+def test_waiting_is_for_this_device(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """CUDA and MPS are asked whether they are done, the right one of several; the CPU always is."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: asked.append(device))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: asked.append("mps"))
+    device = torch.device("cuda", 1) if kind == "cuda" else torch.device(kind)
+    Device(device, torch.float32, kind).wait()
+    assert asked == {"cpu": [], "cuda": [device], "mps": ["mps"]}[kind]

@@ -208,10 +208,14 @@ class Denoiser:
                 lean=lean,
             )
             # 8. Follow the prompt, away from the negative one.
-            return [
+            predictions = [
                 _guide(part, job.task.parameters.guidance_scale)
                 for part, job in zip(torch.split(noise, rows), batch, strict=True)
             ]
+            # Else the loop would run ahead of the device, take the time of asking for the time of doing, and tell
+            # callers of steps that are yet to be done; and a fault of this call would show in another job's.
+            self._device.wait()
+            return predictions
 
     def advance(self, diffusion: Diffusion, prediction: torch.Tensor) -> None:
         """One scheduler step of one job."""

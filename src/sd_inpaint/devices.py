@@ -57,6 +57,13 @@ class Device:
             return int(torch.mps.recommended_max_memory()) - int(torch.mps.current_allocated_memory())
         return _free_host_bytes()
 
+    def wait(self) -> None:
+        """Waits until all that was asked of the device is done: on CUDA and MPS calls return before."""
+        if self.kind == "cuda":
+            torch.cuda.synchronize(self.torch_device)
+        elif self.kind == "mps":
+            torch.mps.synchronize()
+
     def release_memory(self) -> None:
         """Gives cached blocks back to the system, so that another shape can be allocated."""
         if self.kind == "cuda":
