@@ -27,7 +27,7 @@ from sd_inpaint.http.routing import Unlabel
 from sd_inpaint.painter import Painter
 from sd_inpaint.runner import JobRunner
 from sd_inpaint.settings import Settings
-from sd_inpaint.sqlite_store import open_store
+from sd_inpaint.stores import open_store
 
 try:
     SETTINGS = Settings.read()

@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import sys
+import tempfile
 from pathlib import Path
 
 import bentoml
@@ -29,8 +30,9 @@ def main() -> None:
     command = commands.add_parser("pull", help="download at a pinned revision")
     command.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="Hub id")
     command.add_argument("--revision", help="commit, branch or tag; the default model has a pinned one")
-    command = commands.add_parser("import", help="take a folder in diffusers' layout")
-    command.add_argument("folder", type=Path)
+    command = commands.add_parser("import", help="take a folder in diffusers' layout, or a checkpoint in one file")
+    command.add_argument("path", type=Path, help="folder, .safetensors or .ckpt")
+    command.add_argument("--config-from", metavar="MODEL", help="folder or sd-inpaint:VERSION with a file's tokenizer")
     command.add_argument("--version", help="what it is called in the store; by default a digest of its content")
     command = commands.add_parser("verify", help="compare every file with its SHA-256")
     command.add_argument("versions", nargs="*", metavar="version")
@@ -40,7 +42,7 @@ def main() -> None:
         if args.command == "pull":
             pull(args.model, args.revision)
         elif args.command == "import":
-            take(args.folder, args.version)
+            take(args.path, args.version, args.config_from)
         elif args.command == "verify":
             for version in args.versions or versions():
                 verify(version)
@@ -60,11 +62,43 @@ def pull(model: str, revision: str | None) -> None:
     put(source.folder, source.revision, {"model": model, "revision": source.revision})
 
 
-def take(folder: Path, version: str | None) -> None:
-    """Puts a folder into the store, by default as a digest of its content."""
+def take(path: Path, version: str | None, config_from: str | None) -> None:
+    """Puts a folder, or what is in a checkpoint, into the store, by default as a digest of its content."""
+    if path.is_dir():
+        if config_from is not None:
+            raise WeightsError(f"{path} is a folder, and has its own configs.\n--config-from is for a file.")
+        take_folder(path, version, {"model": "imported"})
+        return
+    # Only here, since it takes seconds to load; what transformers says meanwhile is for its own callers.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from single_file import convert
+
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "model"
+        convert(path, configs_of(config_from), folder, allow_pickle=Settings.read().allow_pickle)
+        take_folder(folder, version, {"model": "imported", "file": path.name, "sha256": sources.sha256(path)})
+
+
+def configs_of(model: str | None) -> Path | None:
+    """Gives the folder of the model that was named, else of the guide's model, if that was pulled.
+
+    Raises:
+        WeightsError: If the one that was named is not there.
+    """
+    if model is None:
+        return sources.stored(sources.PINNED_REVISION)
+    name, _, version = model.partition(":")
+    folder = sources.stored(version) if name == sources.STORE_NAME and version else Path(model)
+    if folder is None or not folder.is_dir():
+        raise WeightsError(f"--config-from {model} is not there.\nGive a folder, or what scripts/models list shows.")
+    return folder
+
+
+def take_folder(folder: Path, version: str | None, labels: dict[str, str]) -> None:
+    """Puts a folder in diffusers' layout into the store."""
     sources.verify(sources.Source(str(folder), folder))
     content = "".join(f"{digest}  {name}\n" for name, digest in digests(folder).items())
-    put(folder, version or hashlib.sha256(content.encode()).hexdigest()[:16], {"model": "imported"})
+    put(folder, version or hashlib.sha256(content.encode()).hexdigest()[:16], labels)
 
 
 def put(folder: Path, version: str, labels: dict[str, str]) -> None:

@@ -36,9 +36,11 @@ from sd_inpaint.errors import InpaintError
 from sd_inpaint.schema import InpaintRequest, InpaintResult, Variation
 from sd_inpaint.settings import Settings
 
+pytest_plugins = ("containers", "postgres_server", "places")
+
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
-SERVER_BODY_BYTES = 2_000_000
+SERVER_BODY_BYTES = 3_000_000
 """Body limit of the shared server: low, so that going over it is quick."""
 
 SERVE = (sys.executable, "-m", "bentoml", "serve", "service:SDInpaint")
@@ -57,6 +59,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """Lets warnings pass that are BentoML's own; all others are errors."""
     for line in BENTOML_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Lets the tests of the contract run against a service that is there already."""
+    parser.addoption(
+        "--url", help="of a service of the embedded model: runs the tests that need nothing but its address"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what looks inside, where there is only an address."""
+    if config.getoption("--url"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("contract") is None])
+        items[:] = [item for item in items if item.get_closest_marker("contract") is not None]
 
 
 def photo(size: tuple[int, int] = SIZE, mode: str = "RGB") -> Image.Image:
@@ -190,11 +206,18 @@ class FakePainter:
 
 
 class App:
-    """The whole edge around a :class:`FakePainter`, in this process."""
+    """The whole edge around a :class:`FakePainter`, in this process; with ``--url`` the one that is served there."""
 
-    def __init__(self, client: TestClient, painter: FakePainter) -> None:
+    def __init__(self, client: Any, painter: Any) -> None:
         self.client = client
         self.painter = painter
+
+    def painted(self) -> int:
+        """How many requests have reached the painter so far."""
+        if self.painter is not None:
+            return len(self.painter.requests)
+        queue = self.client.get("/sd-inpaint/info").json()["queue"]
+        return int(queue["jobs"] + sum(queue["outcomes"].values()))
 
     def post(self, headers: dict[str, str] | None = None, **changes: Any) -> Any:
         """Posts a request that is good but for ``changes``."""
@@ -221,9 +244,20 @@ def make_app(*, painter: Callable[[Settings], Any] = FakePainter, **overrides: A
             yield App(client, painters[0])
 
 
+@contextlib.contextmanager
+def connect(url: str) -> Iterator[httpx.Client]:
+    """A client of the service that is served at an address."""
+    with httpx.Client(base_url=url, timeout=300) as client:
+        yield client
+
+
 @pytest.fixture
-def app() -> Iterator[App]:
+def app(pytestconfig: pytest.Config) -> Iterator[App]:
     """The edge with default settings."""
+    if url := pytestconfig.getoption("--url"):
+        with connect(url) as client:
+            yield App(client, None)
+        return
     with make_app() as made:
         yield made
 
@@ -235,17 +269,37 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Server:
+class Served:
+    """A service that somebody has started.
+
+    Attributes:
+        url: Without a slash at its end.
+        port: On this machine.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.port = int(self.url.rpartition(":")[2])
+
+
+class Server(Served):
     """``bentoml serve``, as an operator runs it."""
 
-    def __init__(self, log: Path, **settings: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(
+        self,
+        log: Path,
+        *,
+        address: str = "127.0.0.1",
+        port: int | None = None,
+        within: tuple[str, ...] = (),
+        **settings: str,
+    ) -> None:
+        super().__init__(f"http://{address}:{port or free_port()}")
         self.log = log
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BENTOML_CONFIG")}
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*SERVE, "--host", "127.0.0.1", "--port", str(self.port)],
+                [*within, *SERVE, "--host", address, "--port", str(self.port)],
                 cwd=ROOT,
                 env={**environment, "LOAD_SD_INPAINT": "true", "SD_INPAINT_MODEL": "demo", **settings},
                 stdout=output,
@@ -277,8 +331,11 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The embedded model, served for the whole session."""
+    if url := pytestconfig.getoption("--url"):
+        yield Served(url)
+        return
     limit = {"SD_INPAINT_MAX_BODY_BYTES": str(SERVER_BODY_BYTES)}
     made = Server(tmp_path_factory.mktemp("server") / "serve.log", **limit)
     try:

@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from conftest import hole, photo, written
+from places import Place
 from sd_inpaint.engine import Engine
 from sd_inpaint.painter import Painter
 from sd_inpaint.runner import JobRunner
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
-from sd_inpaint.sqlite_store import SqliteJobStore
 from sd_inpaint.store import AcceptedJob, AcceptedState, JobStore, Submission
 from simulation import Clock, FakeBackend, FakeDiffusion
 
@@ -85,13 +84,10 @@ def submission(
 class Process:
     """What one server process has of the jobs."""
 
-    def __init__(self, painter: SlowPainter, folder: Path) -> None:
+    def __init__(self, painter: SlowPainter, place: Place) -> None:
         self.painter = painter
-        self.runner = JobRunner(painter, painter.settings, lambda: self._open(folder))
+        self.runner = JobRunner(painter, painter.settings, lambda: place.open(lease_seconds=LEASE_SECONDS))
         self.runner.start()
-
-    def _open(self, folder: Path) -> SqliteJobStore:
-        return SqliteJobStore(folder, result_ttl_seconds=60.0, lease_seconds=LEASE_SECONDS)
 
     @property
     def store(self) -> JobStore:
@@ -118,10 +114,10 @@ class Process:
 
 
 @contextlib.contextmanager
-def running(folder: Path, **settings: Any) -> Iterator[Process]:
+def running(place: Place, **settings: Any) -> Iterator[Process]:
     """A process from its start to its end."""
     with running_painter(**settings) as painter:
-        process = Process(painter, folder)
+        process = Process(painter, place)
         try:
             yield process
         finally:

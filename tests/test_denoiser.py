@@ -316,9 +316,7 @@ def test_golden_canvas(components: dict[str, object]) -> None:
     assert difference.max() <= 0.5, f"largest {difference.max():.2f}, mean {difference.mean():.3f}"
 
 
-def test_a_prediction_is_done_when_it_is_given(
-    components: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prediction_is_done_when_it_is_given(components: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     """The device is waited for after the UNet's call: what the loop times is the work, not the asking for it."""
     denoiser = make_denoiser(components)
     order = []

@@ -1,9 +1,11 @@
 """What is in ``deploy/`` beside the image: the Helm chart and the compose file."""
 
+import json
 import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,12 @@ VALUES = {
         "weights.from=claim",
         "weights.claimName=cache",
         "networkPolicy.allowEgress=true",
+    ],
+    "jobs in a database": [
+        "image.tag=1",
+        "replicas=3",
+        "state.url=postgresql://painter:secret@db/jobs?sslmode=verify-full",
+        "apiKeys.existingSecret=keys",
     ],
     "weights of their own": [
         "image.tag=1",
@@ -82,14 +90,59 @@ def test_every_manifest_is_what_kubernetes_knows(values: list[str], tmp_path: Pa
         (("image.tag=1", "weights.from=nowhere"), "weights.from is"),
         (("image.tag=1", "weights.from=claim"), "weights.claimName"),
         (("image.tag=1", "autoscaling.kind=magic"), "autoscaling.kind is"),
+        (("image.tag=1", "replicas=2", "state.claimName=jobs"), "state.claimName is for one replica"),
+        (("image.tag=1", "autoscaling.kind=hpa", "state.claimName=jobs"), "state.claimName is for one replica"),
     ],
-    ids=["no image", "unknown weights", "no claim", "unknown scaler"],
+    ids=["no image", "unknown weights", "no claim", "unknown scaler", "shared claim", "scaled claim"],
 )
 def test_wrong_values_are_told(values: tuple[str, ...], reason: str) -> None:
     """A value that cannot be meant stops with a sentence, and is not rendered into something else."""
     done = helm("template", "shop", CHART, *(part for value in values for part in ("--set", value)))
     assert done.returncode != 0
     assert reason in done.stderr
+
+
+AS_JSON = "import json, sys, yaml; json.dump([part for part in yaml.safe_load_all(sys.stdin) if part], sys.stdout)"
+
+
+def objects(*values: str) -> dict[str, Any]:
+    """Kind → the object of that kind."""
+    read = [BIN / "python", "-c", AS_JSON]
+    done = subprocess.run(read, input=rendered(*values), capture_output=True, text=True, check=True)
+    return {part["kind"]: part for part in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys())
+def test_pods_fit_the_restricted_standard(values: list[str]) -> None:
+    """Namespaces that enforce Kubernetes' strictest standard for pods take them: each rule of the standard is met."""
+    made = objects(*values)
+    for spec in (made["Deployment"]["spec"]["template"]["spec"], made["Pod"]["spec"]):
+        (container,) = spec["containers"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert not {"privileged", "procMount", "seLinuxOptions", "runAsUser"} & container["securityContext"].keys()
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+        assert not [port for port in container.get("ports", ()) if "hostPort" in port]
+        kinds = {kind for volume in spec.get("volumes", ()) for kind in volume if kind != "name"}
+        assert kinds <= {"emptyDir", "persistentVolumeClaim", "image"}
+
+
+def test_who_asks_for_health_gets_no_requests() -> None:
+    """The pod of ``helm test`` asks the Service by its name and port, and is itself none of the Service's."""
+    made = objects("image.tag=1", "service.port=8080")
+    assert not made["Service"]["spec"]["selector"].items() <= made["Pod"]["metadata"]["labels"].items()
+    assert "http://shop-sd-inpaint:8080/sd-inpaint/health" in made["Pod"]["spec"]["containers"][0]["command"][-1]
+
+
+def test_servers_need_no_defaults_to_merge_it() -> None:
+    """Ports name their protocol and cards are counted in quantities, as server-side apply wants them."""
+    made = objects("image.tag=1", "gpu.count=2")
+    (container,) = made["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert {port["protocol"] for port in container["ports"] + made["Service"]["spec"]["ports"]} == {"TCP"}
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
 
 def test_a_pod_outlives_what_it_paints() -> None:
@@ -110,6 +163,39 @@ def test_scaling_asks_the_queue_and_not_the_cpu() -> None:
         assert "\n  replicas:" not in text
 
 
+FOREIGN = """
+import json, sys, yaml
+from cloudcoil.models.keda.v1alpha1 import ScaledObject
+from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from pydantic import ValidationError
+
+models = {model.__name__: model for model in (ScaledObject, ServiceMonitor)}
+
+def is_known(given):
+    try:
+        read = models[given["kind"]].model_validate(given)
+    except ValidationError:
+        return False
+    return read.model_dump(mode="json", by_alias=True, exclude_unset=True) == given
+
+for text in json.load(sys.stdin):
+    objects = [part for part in yaml.safe_load_all(text) if part and part["kind"] in models]
+    print(len(objects), all(map(is_known, objects)))
+"""
+"""Reads objects by models generated from their makers' own definitions, and looks for what is left out: the unknown."""
+
+
+def test_objects_of_keda_and_of_prometheus_are_what_those_know() -> None:
+    """Each field of ScaledObject and ServiceMonitor is one of theirs; an unknown one, or a wrong type, is seen."""
+    text = rendered("image.tag=1", "autoscaling.kind=keda", "serviceMonitor.enabled=true")
+    mistakes = [("cooldownPeriod:", "coolDownPeriod:"), ("interval: 15s", "interval: 15"), ("path:", "paths:")]
+    texts = [text, *(text.replace(right, wrong) for right, wrong in mistakes)]
+    done = subprocess.run(
+        [BIN / "python", "-c", FOREIGN], input=json.dumps(texts), capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["2 True", *["2 False"] * len(mistakes)], done.stderr
+
+
 def test_keys_lie_in_a_secret() -> None:
     """No key stands in the Deployment; new ones start new pods."""
     first, second = (rendered("image.tag=1", f"apiKeys.values={{{keys}}}") for keys in ("one-key", "other-key"))
@@ -122,6 +208,22 @@ def test_keys_lie_in_a_secret() -> None:
     assert checksums[0]
     assert checksums[1]
     assert checksums[0][1] != checksums[1][1]
+
+
+def test_database_of_jobs() -> None:
+    """Its URL lies in a Secret and nowhere else, a new one starts new pods, and the network policy lets it pass."""
+    first, second = (
+        rendered("image.tag=1", f"state.url=postgresql://u:{word}@db:5433/jobs") for word in ("one", "two")
+    )
+    assert re.search(r'stringData:\n\s+SD_INPAINT_STATE_URL: "postgresql://u:one@db:5433/jobs"', first)
+    assert first.count("u:one@db") == 1
+    assert re.search(r"secretRef:\n\s+name: shop-sd-inpaint-state", first)
+    checksums = [re.search(r"checksum/state: (\w+)", text) for text in (first, second)]
+    assert checksums[0]
+    assert checksums[1]
+    assert checksums[0][1] != checksums[1][1]
+    assert "egress: []" in rendered("image.tag=1")
+    assert "{port: 5433, protocol: TCP}" in rendered("image.tag=1", "state.existingSecret=db", "state.port=5433")
 
 
 def test_compose_says_what_the_guide_says() -> None:

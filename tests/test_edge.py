@@ -62,6 +62,7 @@ def test_headers_of_errors(error: InpaintError, headers: dict[str, str]) -> None
     assert headers.items() <= {k.title().replace("Www", "WWW"): v for k, v in response.headers.items()}.items()
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("sent", ["abc-123", "trace:1/2@host+x=y_z.", "a" * 128])
 def test_request_id_is_kept(app: App, sent: str) -> None:
     """A caller's own id comes back, on results and on errors."""
@@ -69,6 +70,7 @@ def test_request_id_is_kept(app: App, sent: str) -> None:
     assert app.client.get("/nothing", headers={"X-Request-ID": sent}).headers["x-request-id"] == sent
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("sent", [None, "", "a b", "a" * 129, 'x"y', "é".encode().decode("latin-1"), "<script>"])
 def test_request_id_is_made(app: App, sent: str | None) -> None:
     """No id, or one that is unfit for logs, gets a new one, another for each request."""
@@ -102,6 +104,7 @@ CORS_CASES: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", CORS_CASES)
 def test_cors_headers_on_everything(app: App, name: str) -> None:
     """A browser's script may read results, errors, and the headers that this service adds."""
@@ -132,6 +135,7 @@ def test_cors_headers_on_the_machine_s_errors(app: App, failure: Exception, stat
     assert response.headers["access-control-allow-origin"] == "*"
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("path", [INPAINT, HEALTH, "/nothing"])
 def test_preflights(app: App, path: str) -> None:
     """A preflight is answered on every path, whatever header the script wants to send."""
@@ -167,6 +171,7 @@ def test_cors_can_be_off() -> None:
         assert app.client.options(INPAINT, headers=PREFLIGHT).status_code == 204
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
@@ -186,6 +191,7 @@ def test_paths_and_methods_that_are_not_served(app: App, method: str, path: str,
     check_shape(app.client.request(method, path), status, code)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [(INPAINT, "POST"), (HEALTH, "GET, HEAD, POST"), ("/sd-inpaint/info", "GET, HEAD"), ("/readyz", "GET, HEAD")],
@@ -198,6 +204,7 @@ def test_allow(app: App, path: str, allowed: str) -> None:
     assert options.headers["allow"] == ", ".join(sorted([*allowed.split(", "), "OPTIONS"]))
 
 
+@pytest.mark.contract
 def test_head_of_errors(app: App) -> None:
     """HEAD on a path that only answers POST is a 405."""
     assert app.client.head(INPAINT).status_code == 405
@@ -306,6 +313,7 @@ def test_health_of_a_service_that_paints(model: str) -> None:
         assert app.client.get("/readyz").status_code == 200
 
 
+@pytest.mark.contract
 def test_info(app: App) -> None:
     """Info names the model and each parameter's default and bounds."""
     info = app.client.get("/sd-inpaint/info").json()

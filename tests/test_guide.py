@@ -18,6 +18,8 @@ from PIL import Image, ImageDraw
 
 from conftest import Server, opened
 
+pytestmark = pytest.mark.contract
+
 GUIDE_URL = "http://localhost:8000"
 SIZE = (512, 512)
 

@@ -14,10 +14,11 @@ import httpx
 import pytest
 
 from conftest import Server, form
+from processes import family
 from real_time import wait_for
 from sd_inpaint.http.jobs import JOBS
 from sd_inpaint.settings import Settings
-from sd_inpaint.sqlite_store import open_store
+from sd_inpaint.stores import open_store
 from test_edge import INPAINT, check_shape
 from test_events import read_events
 from test_served import connection, long_paint
@@ -54,11 +55,7 @@ def wait_until_one_runs(server: Server, addresses: list[str]) -> None:
 
 def kill(server: Server) -> None:
     """Kills a server with all its processes, as a power cut does."""
-    pids = [server.process.pid]
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == server.process.pid:
-                pids.append(int(stat.parent.name))
+    pids = family(server.process.pid)
     assert len(pids) > 1
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
@@ -222,6 +219,7 @@ def queue(server: Server) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.contract
 def test_caller_who_leaves_frees_the_device(server: Server) -> None:
     """A caller who hangs up in the middle of 150 steps frees the device within a step."""
     with httpx.Client(base_url=server.url) as client:
@@ -262,6 +260,7 @@ def test_stream(server: Server) -> None:
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.contract
 def test_metrics(server: Server) -> None:
     """An autoscaler reads seconds of work that wait, and jobs by outcome."""
     address = accept(server)

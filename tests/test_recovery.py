@@ -1,11 +1,11 @@
 """Accepted jobs through the end of their process: killed, stopped, or taken for dead."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from places import Place
 from real_time import IMAGE, running, submission, wait_for
 from sd_inpaint.errors import (
     QueueFullError,
@@ -13,13 +13,12 @@ from sd_inpaint.errors import (
 )
 from sd_inpaint.runner import CLAIM_SECONDS
 from sd_inpaint.schema import SEED_RANDOM
-from sd_inpaint.sqlite_store import SqliteJobStore
 from sd_inpaint.store import AcceptedJob, AcceptedState, Submission
 
 
-def crashed(folder: Path, *sent: Submission, deadline_at: float | None = None) -> list[AcceptedJob]:
+def crashed(place: Place, *sent: Submission, deadline_at: float | None = None) -> list[AcceptedJob]:
     """Leaves jobs as a process does that is killed: accepted, owned, and nobody at work on them."""
-    store = SqliteJobStore(folder, result_ttl_seconds=60.0, lease_seconds=0.0)
+    store = place.open(lease_seconds=0.0)
     jobs = [store.add(one, "a dead process")[0] for one in sent]
     store.close()
     return jobs
@@ -31,10 +30,10 @@ def seeded(seed: int, **parameters: Any) -> Submission:
     return Submission(sent.image, sent.mask, sent.parameters, seed=seed, deadline_at=sent.deadline_at)
 
 
-def test_jobs_of_a_dead_process_are_run(tmp_path: Path) -> None:
+def test_jobs_of_a_dead_process_are_run(place: Place) -> None:
     """What a killed process had accepted is painted by the next one, with the seeds of its acceptance."""
-    jobs = crashed(tmp_path / "jobs", *(seeded(seed) for seed in range(5)))
-    with running(tmp_path / "jobs") as process:
+    jobs = crashed(place, *(seeded(seed) for seed in range(5)))
+    with running(place) as process:
         process.wait_ended(*jobs)
         for seed, job in enumerate(jobs):
             ended = process.store.get(job.id)
@@ -42,10 +41,10 @@ def test_jobs_of_a_dead_process_are_run(tmp_path: Path) -> None:
             assert process.store.result(job.id).seeds == (seed,)
 
 
-def test_promised_places_come_before_new_ones(tmp_path: Path) -> None:
+def test_promised_places_come_before_new_ones(place: Place) -> None:
     """Jobs from before a restart are run though the queue is full, and new ones are refused while too many wait."""
-    jobs = crashed(tmp_path / "jobs", *(seeded(seed, num_inference_steps=30) for seed in range(3)))
-    with running(tmp_path / "jobs", max_queue=1) as process:
+    jobs = crashed(place, *(seeded(seed, num_inference_steps=30) for seed in range(3)))
+    with running(place, max_queue=1) as process:
         with pytest.raises(QueueFullError) as full:
             process.accept(submission())
         assert full.value.retry_after_seconds >= 1
@@ -56,21 +55,21 @@ def test_promised_places_come_before_new_ones(tmp_path: Path) -> None:
         process.wait_ended(process.accept(submission()))
 
 
-def test_deadline_over_a_restart(tmp_path: Path) -> None:
+def test_deadline_over_a_restart(place: Place) -> None:
     """A caller's own deadline goes on while no process runs."""
-    (job,) = crashed(tmp_path / "jobs", seeded(1, deadline_at=time.time() - 1))
-    with running(tmp_path / "jobs") as process:
+    (job,) = crashed(place, seeded(1, deadline_at=time.time() - 1))
+    with running(place) as process:
         process.wait_ended(job)
         error = process.store.get(job.id).error
         assert error is not None
         assert error.code == "deadline_exceeded"
 
 
-def test_damaged_upload(tmp_path: Path) -> None:
+def test_damaged_upload(place: Place) -> None:
     """A job whose kept upload is damaged fails; the next one is run."""
-    bad, good = crashed(tmp_path / "jobs", seeded(1), seeded(2))
-    (tmp_path / "jobs" / "files" / f"{bad.id}.image").write_bytes(IMAGE[:100])
-    with running(tmp_path / "jobs") as process:
+    bad, good = crashed(place, seeded(1), seeded(2))
+    place.spoil(bad.id, "image", IMAGE[:100])
+    with running(place) as process:
         process.wait_ended(bad, good)
         error = process.store.get(bad.id).error
         assert error is not None
@@ -78,10 +77,10 @@ def test_damaged_upload(tmp_path: Path) -> None:
         assert process.state(good) is AcceptedState.DONE
 
 
-def test_shutdown_ends_what_runs_and_gives_the_rest_back(tmp_path: Path) -> None:
+def test_shutdown_ends_what_runs_and_gives_the_rest_back(place: Place) -> None:
     """Within the drain time the running job ends; those that had not begun wait for the next start, and run there."""
-    with running(tmp_path / "jobs") as process:
-        first = process.accept(submission(num_inference_steps=50))
+    with running(place) as process:
+        first = process.accept(submission(num_inference_steps=90))
         rest = [process.accept(submission(seed=SEED_RANDOM, num_inference_steps=100)) for _ in range(3)]
         wait_for(lambda: process.state(first) is AcceptedState.RUNNING)
         process.runner.drain()
@@ -95,7 +94,7 @@ def test_shutdown_ends_what_runs_and_gives_the_rest_back(tmp_path: Path) -> None
             process.accept(submission())
         with pytest.raises(ShuttingDownError):
             process.store.get(first.id)
-    with running(tmp_path / "jobs") as process:
+    with running(place) as process:
         process.painter.slow.step_seconds = 0.0
         assert process.state(first) is AcceptedState.DONE
         process.wait_ended(*rest)
@@ -105,22 +104,22 @@ def test_shutdown_ends_what_runs_and_gives_the_rest_back(tmp_path: Path) -> None
             assert process.store.result(job.id).seeds == (job.parameters.seed,)
 
 
-def test_shutdown_gives_back_what_runs_longer(tmp_path: Path) -> None:
+def test_shutdown_gives_back_what_runs_longer(place: Place) -> None:
     """A job that does not end within the drain time is not failed: the next start runs it from its first step."""
-    with running(tmp_path / "jobs") as process:
+    with running(place) as process:
         job = process.accept(submission(num_inference_steps=150))
         wait_for(lambda: process.painter.steps_taken > 3)
         process.stop(drain_seconds=0.1)
-    with running(tmp_path / "jobs") as process:
+    with running(place) as process:
         process.painter.slow.step_seconds = 0.0
         process.wait_ended(job)
         assert process.state(job) is AcceptedState.DONE
         assert process.painter.steps_taken == 150
 
 
-def test_two_processes_share_the_work(tmp_path: Path) -> None:
+def test_two_processes_share_the_work(place: Place) -> None:
     """What one process gives back, another one takes up at once."""
-    with running(tmp_path / "jobs") as one, running(tmp_path / "jobs") as other:
+    with running(place) as one, running(place) as other:
         jobs = [one.accept(submission(num_inference_steps=20, seed=seed)) for seed in range(3)]
         one.stop(drain_seconds=30.0)
         other.wait_ended(*jobs)

@@ -53,17 +53,19 @@ def test_several_pictures_come_as_json(app: App) -> None:
     assert (one["seed"], painted(base64.b64decode(one["image"]))) == (7, 7)
 
 
+@pytest.mark.contract
 def test_one_picture_can_be_a_zip(app: App) -> None:
     """Who always asks for a zip gets one."""
     response = app.post(headers={"Accept": "application/zip"})
     assert zipfile.ZipFile(io.BytesIO(response.content)).namelist() == ["1-seed-42.png"]
 
 
+@pytest.mark.contract
 def test_several_pictures_are_no_png(app: App) -> None:
     """One PNG cannot hold two pictures: 406, and nothing is painted."""
-    before = len(app.painter.requests)
+    before = app.painted()
     check_shape(app.post(headers={"Accept": "image/png"}, num_images="2"), 406, "not_acceptable")
-    assert len(app.painter.requests) == before
+    assert app.painted() == before
 
 
 def camera_photo() -> bytes:
@@ -74,6 +76,7 @@ def camera_photo() -> bytes:
     return written(photo((53, 70)), "JPEG", exif=exif)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("accept", ["image/png", "image/jpeg", "image/webp"])
 @pytest.mark.parametrize("keep", ["false", "true"])
 def test_exif_is_carried_only_when_asked(app: App, accept: str, keep: str) -> None:
@@ -89,12 +92,14 @@ def test_exif_is_carried_only_when_asked(app: App, accept: str, keep: str) -> No
             assert b"S\0t\0e\0p\0s" in exif.get_ifd(0x8769)[0x9286]
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("value", ["0", "5", "1.5", "x"])
 def test_number_of_pictures_has_bounds(app: App, value: str) -> None:
     """One to four pictures a request."""
     check_shape(app.post(num_images=value), 400, "invalid_parameter")
 
 
+@pytest.mark.contract
 def test_file_says_how_it_was_made(app: App) -> None:
     """The PNG carries A1111's parameters text and IPTC's word for generated pixels, each picture its own seed."""
     archive = zipfile.ZipFile(io.BytesIO(app.post(num_images="2", negative_prompt="blurry").content))

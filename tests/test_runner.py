@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import photo, written
+from places import Folder, Place
 from real_time import IMAGE, Process, SlowPainter, running, submission, wait_for
 from sd_inpaint import codecs
 from sd_inpaint.errors import (
@@ -21,14 +22,13 @@ from sd_inpaint.errors import (
 )
 from sd_inpaint.schema import SEED_RANDOM, InpaintRequest
 from sd_inpaint.settings import Settings
-from sd_inpaint.sqlite_store import SqliteJobStore
 from sd_inpaint.store import AcceptedJob, AcceptedState
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[Process]:
+def process(place: Place) -> Iterator[Process]:
     """One process."""
-    with running(tmp_path / "jobs") as made:
+    with running(place) as made:
         yield made
 
 
@@ -81,30 +81,30 @@ def test_progress_is_written_down(process: Process) -> None:
     assert preview.startswith(b"\x89PNG")
 
 
-def test_full_queue(tmp_path: Path) -> None:
+def test_full_queue(place: Place) -> None:
     """A job that the device loop does not admit is refused, and nothing is kept of it."""
-    with running(tmp_path / "jobs", max_queue=2) as process:
+    with running(place, max_queue=2) as process:
         for _ in range(2):
             process.accept(submission(num_inference_steps=150))
         with pytest.raises(QueueFullError):
             process.accept(submission())
-        assert len(list((tmp_path / "jobs" / "files").iterdir())) == 4
+        assert len(place.pictures()) == 4
 
 
-def test_full_queue_by_work(tmp_path: Path) -> None:
+def test_full_queue_by_work(place: Place) -> None:
     """A job too large for what is left of the queue's work is refused too, though a small one would not be."""
-    with running(tmp_path / "jobs", max_queue_work=0.1) as process:
+    with running(place, max_queue_work=0.1) as process:
         process.painter.slow.step_seconds = 0.2
         process.accept(submission())
         with pytest.raises(QueueFullError):
             process.accept(submission(num_inference_steps=150))
         process.accept(submission())
-        assert len(list((tmp_path / "jobs" / "files").iterdir())) == 4
+        assert len(place.pictures()) == 4
 
 
-def test_retry_with_a_key(tmp_path: Path) -> None:
+def test_retry_with_a_key(place: Place) -> None:
     """A retry of an accepted job gets that job, though the queue is full, and is not painted again."""
-    with running(tmp_path / "jobs", max_queue=1) as process:
+    with running(place, max_queue=1) as process:
         process.painter.slow.step_seconds = 0.1
         sent = submission(key="k", seed=SEED_RANDOM, num_inference_steps=4)
         job = process.accept(sent)
@@ -151,11 +151,11 @@ def test_cancel(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     assert process.painter.engine.outcomes["cancelled"] == 1
 
 
-def test_cancel_in_another_process(process: Process, tmp_path: Path) -> None:
+def test_cancel_in_another_process(process: Process, place: Place) -> None:
     """A job is cancelled through any process: its own hears of it within a moment."""
     job = process.accept(submission(num_inference_steps=150))
     wait_for(lambda: process.painter.steps_taken >= 1)
-    other = SqliteJobStore(tmp_path / "jobs", result_ttl_seconds=60.0)
+    other = place.open()
     other.remove(job.id)
     other.close()
     wait_for(lambda: process.painter.engine.waiting_jobs == 0, seconds=2.0)
@@ -206,13 +206,11 @@ def test_deadline(process: Process) -> None:
     assert process.painter.steps_taken < 150
 
 
-def test_job_taken_over(process: Process, tmp_path: Path) -> None:
+def test_job_taken_over(process: Process, place: Place) -> None:
     """A process whose lease ran out (it stood still) stops to paint what another one has taken up."""
     job = process.accept(submission(num_inference_steps=150))
     wait_for(lambda: process.painter.steps_taken > 1)
-    other = SqliteJobStore(
-        tmp_path / "jobs", result_ttl_seconds=60.0, clock=lambda: time.time() + 60, lease_seconds=100.0
-    )
+    other = place.open(clock=lambda: time.time() + 60, lease_seconds=100.0)
     claimed = other.claim("another process")
     assert claimed is not None
     assert claimed[0].id == job.id
@@ -260,7 +258,7 @@ def test_store_that_fails_for_a_while(process: Process, monkeypatch: pytest.Monk
 def test_no_store(tmp_path: Path) -> None:
     """Without a folder to write in, jobs are refused with the reason, and the painter paints."""
     (tmp_path / "file").write_bytes(b"")
-    with running(tmp_path / "file" / "jobs") as process:
+    with running(Folder(tmp_path / "file" / "jobs")) as process:
         refusals: list[Callable[[], object]] = [
             lambda: process.accept(submission()),
             lambda: process.store,
@@ -275,10 +273,10 @@ def test_no_store(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("load", [True, False])
-def test_refusals_of_the_painter(tmp_path: Path, load: bool) -> None:
+def test_refusals_of_the_painter(place: Place, load: bool) -> None:
     """A job is refused for whatever a request is refused for: here a model that is not there, or a stop."""
     painter = SlowPainter(Settings(_env_file=None, model="demo", load=load))  # type: ignore[call-arg]
-    process = Process(painter, tmp_path / "jobs")
+    process = Process(painter, place)
     try:
         with pytest.raises(InpaintError) as refused:
             process.accept(submission())

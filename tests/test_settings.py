@@ -1,5 +1,6 @@
 """What an operator may set, and how a mistake is told."""
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,59 @@ def test_settings_cannot_be_changed() -> None:
     """Settings are read once and stay."""
     with pytest.raises(ValidationError):
         Settings().model = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://painter:s3cret@db/jobs",
+        "postgres://db",
+        "postgresql:///jobs?host=/run/postgresql",
+        "postgresql://painter:p%40ss%2Fw%3Ard@[fd00::1]:5432/jobs?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+        "postgresql://painter:s3cret@one:5432,two:5433/jobs?target_session_attrs=read-write",
+        "postgresql://u:,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,@,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,/jobs",
+    ],
+)
+def test_database_urls(url: str) -> None:
+    """Whatever libpq takes is taken, and is shown to nobody who looks at the settings."""
+    settings = Settings(_env_file=None, state_url=url)  # type: ignore[call-arg]
+    assert settings.state_url is not None
+    assert settings.state_url.get_secret_value() == url
+    assert "s3cret" not in f"{settings} {settings!r}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "s3cret",
+        "mysql://painter:s3cret@db/jobs",
+        "postgresql://painter:s3cret@more@db/jobs",
+        "postgresql://painter:s3cret/more@db/jobs",
+        "postgresql://painter:12/s3cret@db/jobs",
+        "postgresql://painter:s3cret#more@db/jobs",
+        "postgresql://painter:s3cret?more@db/jobs",
+        "postgresql://painter:s3cret%zz@db/jobs",
+        "postgresql://painter:s3cret%00@db/jobs",
+        "postgresql://painter:s3cret@db:port/jobs",
+        "postgresql://painter:s3cret@db/jobs\n",
+        "postgresql://u:p@,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,s3cret!",
+    ],
+)
+def test_wrong_database_url_is_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """What would be read otherwise than it is meant stops the start, and the password is in no message and no trace."""
+    monkeypatch.setenv("SD_INPAINT_STATE_URL", url)
+    with pytest.raises(SettingsError) as wrong:
+        Settings.read(env_file=None)
+    trace = "".join(traceback.format_exception(wrong.value))
+    assert "SD_INPAINT_STATE_URL: it is postgresql://" in str(wrong.value)
+    assert "s3cret" not in str(wrong.value) + trace
+
+
+def test_api_keys_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong setting beside them does not bring the keys into the message."""
+    monkeypatch.setenv("SD_INPAINT_API_KEYS", "s3cret")
+    monkeypatch.setenv("SD_INPAINT_DEVICE", "gpu")
+    with pytest.raises(SettingsError) as wrong:
+        Settings.read(env_file=None)
+    assert "s3cret" not in "".join(traceback.format_exception(wrong.value))

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sd_inpaint.errors import JobNotFoundError, StateUnavailableError
+from sd_inpaint.errors import StateUnavailableError
 from sd_inpaint.job_files import ORPHAN_SECONDS
 from sd_inpaint.settings import Settings
-from sd_inpaint.sqlite_store import SqliteJobStore, default_folder, open_store
+from sd_inpaint.sqlite_store import SqliteJobStore, default_folder
 from sd_inpaint.store import AcceptedState
+from sd_inpaint.stores import open_store
 from simulation import Clock
-from test_store import LEASE, ME, OTHER, TTL, result, submission
+from test_store import LEASE, ME, TTL, submission
 
 
 @pytest.fixture
@@ -36,45 +37,6 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[SqliteJobStore]:
 def files(folder: Path) -> set[str]:
     """Returns the kinds of picture files that are there."""
     return {path.suffix for path in (folder / "jobs" / "files").iterdir()}
-
-
-def test_files_go_with_what_needs_them(store: SqliteJobStore, tmp_path: Path, clock: Clock) -> None:
-    """Uploads are there until the job has ended, its result until it is deleted or has expired."""
-    job, _ = store.add(submission(), ME)
-    assert files(tmp_path) == {".image", ".mask"}
-    store.finish(job.id, ME, result())
-    assert files(tmp_path) == {".result"}
-    assert not store.finish(job.id, ME, result())
-    store.remove(job.id)
-    assert files(tmp_path) == set()
-    other, _ = store.add(submission(), ME)
-    store.finish(other.id, ME, result())
-    clock.now += TTL
-    store.sweep()
-    assert files(tmp_path) == set()
-
-
-def test_uploads_that_vanish(store: SqliteJobStore, tmp_path: Path, clock: Clock) -> None:
-    """A job whose upload somebody deleted is reported lost, and the next one is claimed."""
-    job, _ = store.add(submission(), ME)
-    next_job, _ = store.add(submission(), ME)
-    (tmp_path / "jobs" / "files" / f"{job.id}.mask").unlink()
-    clock.now += LEASE
-    claimed = store.claim(OTHER)
-    assert claimed is not None
-    assert claimed[0].id == next_job.id
-    lost = store.get(job.id)
-    assert lost.error is not None
-    assert lost.error.code == "job_lost"
-
-
-def test_result_that_vanishes(store: SqliteJobStore, tmp_path: Path) -> None:
-    """A result whose file somebody deleted is not found."""
-    job, _ = store.add(submission(), ME)
-    store.finish(job.id, ME, result())
-    (tmp_path / "jobs" / "files" / f"{job.id}.result").unlink()
-    with pytest.raises(JobNotFoundError):
-        store.result(job.id)
 
 
 def test_leavings_of_a_crash(store: SqliteJobStore, tmp_path: Path) -> None:

@@ -2,17 +2,16 @@
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pytest
 
 from conftest import hole, photo, written
+from places import Place
 from sd_inpaint.codecs import Picture
 from sd_inpaint.errors import IdempotencyConflictError, JobNotFoundError, StateUnavailableError
 from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintResult, Variation
-from sd_inpaint.sqlite_store import SqliteJobStore
 from sd_inpaint.store import MAX_RUNS, AcceptedState, JobError, JobProgress, JobResult, JobStore, Submission
 from simulation import Clock
 
@@ -35,13 +34,12 @@ def clock() -> Clock:
     return Clock(now=1_000_000.0)
 
 
-# A Redis or PostgreSQL store takes its place here, and passes the same tests.
-@pytest.fixture(params=["sqlite"])
-def make_store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> MakeStore:
+@pytest.fixture
+def make_store(request: pytest.FixtureRequest, place: Place, clock: Clock) -> MakeStore:
     """Makes stores of one kind after another; all of one test share their jobs."""
 
     def make() -> JobStore:
-        made = SqliteJobStore(tmp_path / "jobs", result_ttl_seconds=TTL, lease_seconds=LEASE, clock=clock)
+        made = place.open(result_ttl_seconds=TTL, lease_seconds=LEASE, clock=clock)
         request.addfinalizer(made.close)
         return made
 
@@ -91,7 +89,7 @@ def test_ids_cannot_be_guessed(store: JobStore) -> None:
     assert len({identity[:4] for identity in ids}) > 10
 
 
-@pytest.mark.parametrize("identity", ["", "nothing", "../jobs", "%", "x" * 1000])
+@pytest.mark.parametrize("identity", ["", "nothing", "../jobs", "%", "\0", "\udc80", "x" * 1000])
 def test_unknown_jobs(store: JobStore, identity: str) -> None:
     """Whatever is asked of a job that is not there is answered the same."""
     for method in (store.get, store.preview, store.result, store.remove):
@@ -183,6 +181,9 @@ def test_lease(make_store: MakeStore, clock: Clock) -> None:
     with pytest.raises(JobNotFoundError):
         one.result(job.id)
     assert other.finish(job.id, OTHER, result())
+    assert one.result(job.id) == result()
+    late = dataclasses.replace(result(), pictures=(b"too", b"late"))
+    assert not one.finish(job.id, ME, late)
     assert one.result(job.id) == result()
 
 
@@ -366,3 +367,47 @@ def test_results_come_back_as_they_were_painted() -> None:
         else:
             assert variation.image.alpha is not None
             assert (variation.image.alpha == original.image.alpha).all()
+
+
+def test_pictures_go_with_what_needs_them(store: JobStore, place: Place, clock: Clock) -> None:
+    """Uploads are there until the job has ended, its result until it is deleted or has expired."""
+    job, _ = store.add(submission(), ME)
+    assert place.pictures() == {(job.id, "image"), (job.id, "mask")}
+    store.finish(job.id, ME, result())
+    assert place.pictures() == {(job.id, "result")}
+    assert not store.finish(job.id, ME, result())
+    assert place.pictures() == {(job.id, "result")}
+    store.remove(job.id)
+    assert place.pictures() == set()
+    failed, cancelled, other = (store.add(submission(), ME)[0] for _ in range(3))
+    store.fail(failed.id, ME, JobError("internal", "No."))
+    store.remove(cancelled.id)
+    assert not store.finish(cancelled.id, ME, result())
+    store.finish(other.id, ME, result())
+    assert place.pictures() == {(other.id, "result")}
+    clock.now += TTL
+    store.sweep()
+    assert place.pictures() == set()
+
+
+def test_uploads_that_vanish(store: JobStore, place: Place, clock: Clock) -> None:
+    """A job whose upload somebody deleted is reported lost, and the next one is claimed."""
+    job, _ = store.add(submission(), ME)
+    next_job, _ = store.add(submission(), ME)
+    place.spoil(job.id, "mask", None)
+    clock.now += LEASE
+    claimed = store.claim(OTHER)
+    assert claimed is not None
+    assert claimed[0].id == next_job.id
+    lost = store.get(job.id)
+    assert lost.error is not None
+    assert lost.error.code == "job_lost"
+
+
+def test_result_that_vanishes(store: JobStore, place: Place) -> None:
+    """A result that somebody deleted is not found."""
+    job, _ = store.add(submission(), ME)
+    store.finish(job.id, ME, result())
+    place.spoil(job.id, "result", None)
+    with pytest.raises(JobNotFoundError):
+        store.result(job.id)

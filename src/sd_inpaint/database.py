@@ -1,8 +1,9 @@
 """One SQLite file for all threads of this process, shared with other processes of the machine."""
 
+import math
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,10 @@ from sd_inpaint.errors import StateUnavailableError
 
 BUSY_SECONDS: Final = 10.0
 """Processes take turns at writing, for a millisecond each."""
+
+
+Run = Callable[..., list[sqlite3.Row]]
+"""Runs one statement, its values by name; gives the rows it answers with."""
 
 
 class Database:
@@ -22,13 +27,18 @@ class Database:
         path: The file; its folder exists.
         schema: Statements that make what is not there yet.
         version: Of the schema; a file of another version is left alone.
+        clock: Unix time in seconds, the same for all processes; ``:now`` in statements.
 
     Raises:
         StateUnavailableError: If the file cannot be written, or is of another version.
     """
 
-    def __init__(self, path: Path, *, schema: str, version: int) -> None:
+    skip_locked = ""
+    """A transaction that writes has the file for itself."""
+
+    def __init__(self, path: Path, *, schema: str, version: int, clock: Callable[[], float]) -> None:
         self._path = path
+        self._clock = clock
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         with self.translated():
@@ -55,26 +65,41 @@ class Database:
             raise StateUnavailableError(f"Jobs cannot be kept in {folder!r}: {error}.") from error
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Gives the connection to this thread, for as long as the block lasts."""
+    def reading(self) -> Iterator[Run]:
+        """Gives this thread what runs statements, for as long as the block lasts."""
+        with self._connected() as db:
+            yield self._runner(db)
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self.translated():
             if self._connection is None:
                 raise StateUnavailableError("The server is stopping and looks up no jobs any more.")
             yield self._connection
 
+    def _runner(self, db: sqlite3.Connection) -> Run:
+        def run(statement: str, /, **values: object) -> list[sqlite3.Row]:
+            return db.execute(statement, {"now": self._clock(), **values}).fetchall()
+
+        return run
+
     @contextmanager
-    def writing(self, *, durably: bool = True) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, durably: bool = True) -> Iterator[Run]:
         """One transaction; on the disk when the block ends, unless it may get lost with the machine's power."""
-        with self.reading() as db:
+        with self._connected() as db:
             db.execute(f"PRAGMA synchronous = {'FULL' if durably else 'NORMAL'}")
             db.execute("BEGIN IMMEDIATE")
             try:
-                yield db
+                yield self._runner(db)
                 db.execute("COMMIT")
             except BaseException:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+
+    def usable_seconds(self) -> float:
+        """Returns infinity: a file is not away for long enough to make leases run out."""
+        return math.inf
 
     def close(self) -> None:
         """Ends the connection; may be called again."""

@@ -227,7 +227,7 @@ class JobLostError(MachineError):
 
 
 class StateUnavailableError(MachineError):
-    """The folder that keeps accepted jobs cannot be used; the reason is in the message."""
+    """The folder or the database that keeps accepted jobs cannot be used; the reason is in the message."""
 
     code = "state_unavailable"
 

@@ -4,6 +4,8 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,22 +23,30 @@ class JobFiles:
         """Makes the folder, for this user only: callers' pictures are nobody else's business."""
         self._folder.mkdir(exist_ok=True, mode=0o700)
 
-    def write(self, identity: str, **files: bytes) -> None:
-        """Writes files, whole and onto the disk, before it returns."""
-        for kind, data in files.items():
-            path = self._path(identity, kind)
-            # Two processes may write one result, if the first was thought dead: neither sees the other's half.
-            draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-            try:
+    @contextmanager
+    def drafted(self, identity: str, files: Mapping[str, bytes]) -> Iterator[Callable[[object], None]]:
+        """Writes files whole, kind → bytes, and onto the disk; what it gives puts them in their places, durably.
+
+        It takes a transaction, which makes no difference to files. What was not put there is gone after the block.
+        """
+        # Two processes may write one result, if the first was thought dead: neither sees the other's half.
+        drafts = {self._path(identity, f"{kind}.{secrets.token_hex(4)}"): kind for kind in files}
+
+        def keep(transaction: object = None) -> None:
+            for draft, kind in drafts.items():
+                draft.replace(self._path(identity, kind))
+            _sync_folder(self._folder)
+
+        try:
+            for draft, kind in drafts.items():
                 with draft.open("wb") as file:
-                    file.write(data)
+                    file.write(files[kind])
                     file.flush()
                     os.fsync(file.fileno())
-                draft.replace(path)
-            except OSError:
+            yield keep
+        finally:
+            for draft in drafts:
                 draft.unlink(missing_ok=True)
-                raise
-        _sync_folder(self._folder)
 
     def read(self, identity: str, kind: str) -> bytes:
         """Reads a file whole; raises FileNotFoundError."""

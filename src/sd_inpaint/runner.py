@@ -49,8 +49,8 @@ CLAIMED_AT_ONCE = 2
 """Claimed jobs in the loop at a time, or as many as share a batch: the device never idles, and a job that brings the
 process down costs few others one of their runs."""
 
-WRITE_TRIES = 5
-"""A job's end that cannot be written (a full disk) is tried so often, each time after twice as long a wait."""
+WRITE_TRIES = 8
+"""A job's end that cannot be written (a full disk, a lost database) is tried again after 0.25 s, 0.5 s, … 32 s."""
 
 STOP_SECONDS = 30.0
 
@@ -230,6 +230,7 @@ class JobRunner:
         self._loop = asyncio.get_running_loop()
         self._started.set()
         sweep_at = claim_at = 0.0
+        trouble = ""
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
@@ -239,8 +240,10 @@ class JobRunner:
                 if started >= sweep_at:
                     await asyncio.to_thread(self._opened.sweep)
                     sweep_at = started + SWEEP_SECONDS
+                trouble = ""
             except StateUnavailableError as error:
-                logger.error("%s", error)
+                if str(error) != trouble:
+                    logger.error("%s", trouble := str(error))
             except Exception:
                 logger.exception("A turn of the job runner failed; the next one may not.")
             rest_seconds = max(TICK_SECONDS, TICK_SHARE * (time.monotonic() - started))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -20,12 +20,28 @@ DEMO_MODEL = "demo"
 
 ENV_PREFIX = "SD_INPAINT_"
 
+_SECRETS = ("SD_INPAINT_STATE_URL", "SD_INPAINT_API_KEYS")
+
+_ESCAPED = r"%(?!00)[0-9A-Fa-f]{2}"
+_WORD = rf"(?:[\w.~!$&'()*+,;=-]|{_ESCAPED})"
+_HOST = rf"(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.-]|{_ESCAPED})*)(?::\d*)?"
+_POSTGRES_URL = re.compile(
+    rf"postgres(?:ql)?://(?:{_WORD}*(?::(?:{_WORD}|:)*)?@)?{_HOST}(?:,{_HOST})*(?:/{_WORD}*)?(?:\?(?:{_WORD}|[/:])*)?",
+    re.ASCII,
+)
+"""RFC 3986, as far as libpq reads it."""
+
 
 class Settings(BaseSettings):
     """An operator's settings, read once at start. Immutable; any thread may read it."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True
+        env_prefix=ENV_PREFIX,
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     load: bool = Field(default=True, validation_alias="LOAD_SD_INPAINT")
@@ -82,6 +98,9 @@ class Settings(BaseSettings):
     state_dir: Path | None = None
     """Folder for accepted jobs and their results; unset keeps them in the user's cache folder."""
 
+    state_url: SecretStr | None = None
+    """PostgreSQL database for accepted jobs and their results in place of a folder: several replicas share it."""
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ("*",)
     """Origins a browser may call from, comma-separated; ``*`` is any, empty is none."""
 
@@ -102,6 +121,16 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", device):
             raise PydanticCustomError("device", "it is one of auto, cpu, mps, cuda, cuda:0, cuda:1, …")
         return device
+
+    @field_validator("state_url")
+    @classmethod
+    def _reads_as_one_url(cls, url: SecretStr | None) -> SecretStr | None:
+        # A password that is not percent-encoded is read as a host or a port, and would show up in the errors of those.
+        if url is not None and not _POSTGRES_URL.fullmatch(url.get_secret_value()):
+            raise PydanticCustomError(
+                "state_url", "it is postgresql://user:password@host:port/database, other characters written as %XX"
+            )
+        return url
 
     @field_validator("cors_origins", "api_keys", mode="before")
     @classmethod
@@ -125,10 +154,14 @@ class Settings(BaseSettings):
         try:
             return cls(_env_file=env_file)  # type: ignore[call-arg]  # pydantic-settings adds it at run time
         except ValidationError as error:
-            problems = "; ".join(f"{_setting_name(e['loc'])}={e['input']!r}: {e['msg']}" for e in error.errors())
+            problems = "; ".join(f"{_shown(_setting_name(e['loc']), e['input'])}: {e['msg']}" for e in error.errors())
             raise SettingsError(f"Wrong setting: {problems}.") from error
 
 
 def _setting_name(location: tuple[int | str, ...]) -> str:
     name = str(location[0]) if location else "?"
     return "LOAD_SD_INPAINT" if name in ("load", "LOAD_SD_INPAINT") else f"{ENV_PREFIX}{name}".upper()
+
+
+def _shown(name: str, value: object) -> str:
+    return name if name in _SECRETS else f"{name}={value!r}"

@@ -35,7 +35,7 @@ async def stream_events(
         if job.version != version:
             if job.preview_version != previewed and not job.state.ended:
                 previewed = job.preview_version
-                if png := await anyio.to_thread.run_sync(runner.store.preview, job.id):
+                if png := await anyio.to_thread.run_sync(_preview, runner, job.id):
                     yield _event("preview", {"step": job.step, "image": _data_url(png)})
             version, sent_at = job.version, time.monotonic()
             yield _event(str(job.state) if job.state.ended else "progress", describe(job), version)
@@ -49,6 +49,13 @@ async def stream_events(
             job = await anyio.to_thread.run_sync(runner.store.get, job.id)
         except (JobNotFoundError, MachineError):
             return
+
+
+def _preview(runner: JobRunner, identity: str) -> bytes | None:
+    try:
+        return runner.store.preview(identity)
+    except (JobNotFoundError, MachineError):
+        return None  # the next look at the job says what has become of it
 
 
 def _event(name: str, data: dict[str, object], version: int | None = None) -> str:

@@ -21,3 +21,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "sd-inpaint.secret" -}}
 {{- if .Values.apiKeys.existingSecret }}{{ .Values.apiKeys.existingSecret }}{{ else if .Values.apiKeys.values }}{{ include "sd-inpaint.name" . }}{{ end }}
 {{- end }}
+
+{{- define "sd-inpaint.stateSecret" -}}
+{{- if .Values.state.existingSecret }}{{ .Values.state.existingSecret }}{{ else if .Values.state.url }}{{ include "sd-inpaint.name" . }}-state{{ end }}
+{{- end }}
