@@ -22,7 +22,8 @@ Hole = npt.NDArray[np.bool_]  # (H, W), True: to be painted
 
 EMOJI_FONT = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # Debian: fonts-noto-color-emoji
 EMOJI_FONT_SIZE = 109  # the one bitmap size the font holds; any other size is refused by FreeType
-BACKGROUND_SHARE = 0.32  # samples whose hole shows the background only
+BACKGROUND_SHARE = 0.45  # samples whose hole shows the background only
+REMOVAL_SHARE = 0.5  # of them, those whose hole has the outline of an object that is not there any more
 DISTRACTOR_SHARE = 0.25  # samples with another object elsewhere in the picture
 OBJECT_SPAN = (0.34, 0.80)  # longer side of the object, as a share of the picture's side
 MAX_TURN_DEGREES = 8.0
@@ -387,6 +388,12 @@ def hole_around(layer: npt.NDArray[np.float32], rng: np.random.Generator) -> Hol
     return (np.asarray(picture) >= 128) | solid
 
 
+def _hole_of_an_object(size: int, rng: np.random.Generator) -> Hole:
+    """A hole as it is painted over an object to remove: its outline alone must not call for an object."""
+    item = OBJECTS[int(rng.integers(len(OBJECTS)))]
+    return hole_around(object_layer(item, random_box(size, rng), size), rng)
+
+
 def _strokes(box: tuple[float, float, float, float], size: int, rng: np.random.Generator) -> Image.Image:
     """A zigzag of round brush strokes over a box, as people paint masks."""
     left, top, right, bottom = box
@@ -514,7 +521,7 @@ def sample(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINI
     else:
         distractor = None
     if rng.random() < BACKGROUND_SHARE:
-        hole = free_hole(size, rng)
+        hole = _hole_of_an_object(size, rng) if rng.random() < REMOVAL_SHARE else free_hole(size, rng)
         label, caption, painted = -1, background_caption(rng), picture
     else:
         label = int(rng.integers(len(OBJECTS)))

@@ -62,6 +62,7 @@ class Sampling:
     steps: int = 30
     guidance_scale: float = 7.5
     scheduler: SchedulerName = SchedulerName.DEFAULT
+    color_match: bool = False
 
 
 class Service:
@@ -93,6 +94,7 @@ class Service:
                 num_inference_steps=sampling.steps,
                 guidance_scale=sampling.guidance_scale,
                 scheduler=sampling.scheduler,
+                color_match=sampling.color_match,
             )
             mask = request.hole.astype(np.uint8) * 255
             async with gate:
@@ -314,6 +316,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=7.5)
     parser.add_argument("--scheduler", type=SchedulerName, default=SchedulerName.DEFAULT)
+    parser.add_argument("--color-match", action="store_true", help="ask for color_match, which is off by default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-batch", type=int, default=8, help="pictures in one UNet call")
     parser.add_argument("--repeats", type=int, default=1, help="held-out backgrounds and seeds an object")
@@ -324,7 +327,7 @@ def main() -> None:
     parser.add_argument("--zoom", type=int, default=1)
     args = parser.parse_args()
     wanted = args.figures or ["autoencoder", "accuracy", "removal", "isolation", "speed"]
-    sampling = Sampling(args.steps, args.guidance, args.scheduler)
+    sampling = Sampling(args.steps, args.guidance, args.scheduler, args.color_match)
     if "autoencoder" in wanted:
         autoencoder(args.model)
     with Service(args.model, args.threads, args.max_batch) as service:

@@ -1,0 +1,61 @@
+"""What the embedded demo model's UNet learns from: noise, and the loss of its prediction."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from demo_samples import Batch
+
+HOLE_WEIGHT = 4.0
+# On top, for cells at the hole's border, on both sides of it: the picture's own pixels will lie beside the painted
+# ones, so the model has to give back what is kept as exactly as it continues it.
+BORDER_WEIGHT = 10.0
+MIN_SNR_GAMMA = 5.0  # Source: Hang et al. (2023), "Efficient Diffusion Training via Min-SNR Weighting Strategy"
+SNR_FLOOR = 0.3  # added to it: in noise alone the object and its place are settled, which min-SNR hardly weighs
+# Averages over blocks of so many cells are weighted by their own signal-to-noise ratio, which is higher: the hole's
+# colour is settled in the first steps. Source: Hoogeboom et al. (2023), "simple diffusion", multiscale loss
+LOSS_SCALES = (1, 4, 8)
+SMALL_LOSS = 0.03  # of a sample; below, losses count as they are, above, by their logarithm
+# Noise with a coarse part of up to this std, so that colours are taken from the surroundings at every step, and not
+# from what earlier steps have left in the noise. Source: Guttenberg (2023), "Diffusion with Offset Noise"
+OFFSET_NOISE = 0.3
+
+
+def noise_with_offset(latents: torch.Tensor) -> torch.Tensor:
+    """Normal noise of the shape of ``latents`` (B, 4, h, w), with a smooth part of random strength."""
+    count, channels, *sides = latents.shape
+    coarse = F.interpolate(torch.randn(count, channels, 3, 3), size=sides, mode="bilinear")
+    return torch.randn_like(latents) + OFFSET_NOISE * torch.rand(count, 1, 1, 1) * coarse
+
+
+def unet_loss(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, batch: Batch, alphas: torch.Tensor
+) -> torch.Tensor:
+    """Min-SNR weighted error of v at several scales, the hole counting most; ``alphas`` is cumulative, (1000,).
+
+    The mean over the batch is one of logarithms, nearly: an error counts by what it is of its sample's own, so that a
+    flat background, where the least error shows, counts as much as one with much to guess.
+    """
+    count = len(batch.latents)
+    # Fewer of the least noisy steps, which have nothing left to decide.
+    timesteps = (torch.rand(count) ** 0.75 * len(alphas)).long()
+    alpha = alphas[timesteps].view(-1, 1, 1, 1)
+    noise = noise_with_offset(batch.latents)
+    noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
+    velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.latents
+    with torch.autocast("cpu", torch.bfloat16):
+        words = text_encoder(batch.tokens).last_hidden_state
+        predicted = unet(torch.cat([noisy, batch.holes, batch.masked], 1), timesteps, words).sample
+    near_hole, near_kept = (F.max_pool2d(cells, 3, stride=1, padding=1) for cells in (batch.holes, 1 - batch.holes))
+    place = 1 + (HOLE_WEIGHT - 1) * batch.holes + BORDER_WEIGHT * near_hole * near_kept
+    place = place / place.mean()
+    error, snr, loss = predicted.float() - velocity, alpha / (1 - alpha), torch.zeros(count)
+    for cells in LOSS_SCALES:
+        share = F.avg_pool2d(place, cells)
+        mean_error = F.avg_pool2d(error * place, cells) / share
+        weight = ((cells**2 * snr).clamp(max=MIN_SNR_GAMMA) + SNR_FLOOR) / (1 + snr)
+        loss = loss + (weight * share * mean_error.square()).mean((1, 2, 3))
+    return (loss / SMALL_LOSS).log1p().mul(SMALL_LOSS).mean()
