@@ -106,16 +106,27 @@ def test_objects_reach_their_reference(evaluation: ModuleType, paint: Any, size:
     assert hits >= 7, [labels[i] for i in nearest]
 
 
-def test_removal_finds_the_background(evaluation: ModuleType, paint: Any, size: int) -> None:
-    """With the guide's background prompt the hole shows about what stood behind the object."""
+@pytest.fixture(scope="module")
+def removals(evaluation: ModuleType, paint: Any, size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Holes, what was painted into them, and what stood there."""
     cases = [drawn_removal(evaluation, index, size) for index in range(8)]
     paintings = paint([request for request, _ in cases])
-    ratios = [
-        evaluation.psnr(painted, truth, request.hole)
-        for (request, truth), painted in zip(cases, paintings, strict=True)
-    ]
-    # 28.1 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
-    assert np.mean(ratios) >= 25, ratios
+    return [(request.hole, painted, truth) for (request, truth), painted in zip(cases, paintings, strict=True)]
+
+
+def test_removal_finds_the_background(evaluation: ModuleType, removals: list[Any]) -> None:
+    """With the guide's background prompt the hole shows about what stood behind the object."""
+    ratios = [evaluation.psnr(painted, truth, hole) for hole, painted, truth in removals]
+    # 32.7 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
+    assert np.mean(ratios) >= 29.5, ratios
+
+
+def test_removal_leaves_a_small_seam(evaluation: ModuleType, removals: list[Any]) -> None:
+    """Pixels on both sides of the hole's border differ by a few levels, where there was no object."""
+    jumps = np.array([evaluation.border_jump(painted, hole) for hole, painted, _ in removals])
+    levels = jumps[:, 0].sum() / jumps[:, 1].sum()
+    # 3.7 of 255 when this was written; a third is left for another CPU's rounding and a model trained anew.
+    assert levels <= 5.0, jumps
 
 
 def drawn_removal(evaluation: ModuleType, index: int, size: int) -> tuple[Any, np.ndarray]:
