@@ -17,9 +17,7 @@ from demo_parts import BUILD_DIR, LATENT_STRIDE, MAX_TOKENS, Parts
 from demo_training import THREADS, start_worker
 from demo_vae import to_tensor
 
-# Only the background's captions are dropped, so that no caption means background. Guidance then leads from background
-# to object, the same on both sides where the hole shows background anyway; a model whose "no caption" holds objects
-# too leaves a haze there. Half of those that are dropped are negative prompts, see demo_data.no_caption.
+# Half of what stands in for a dropped caption is a negative prompt, see demo_data.no_caption.
 BACKGROUND_CAPTION_DROPOUT = 0.5
 
 
@@ -80,12 +78,21 @@ def encode(parts: Parts, size: int, count: int, seed: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """``latents``, ``masked`` (B, 4, h, w) scaled; ``holes`` (B, 1, h, w) 0 or 1; ``tokens`` (B, 77)."""
+    """Pictures, holes and captions.
+
+    Attributes:
+        latents: (B, 4, h, w), scaled.
+        masked: The same without the hole.
+        holes: (B, 1, h, w) 0 or 1.
+        tokens: (B, 77) of the captions; those of backgrounds may be dropped already.
+        no_tokens: (B, 77) of no caption.
+    """
 
     latents: torch.Tensor
     masked: torch.Tensor
     holes: torch.Tensor
     tokens: torch.Tensor
+    no_tokens: torch.Tensor
 
     def chunk(self, count: int) -> list[Batch]:
         """The batch in ``count`` equal slices."""
@@ -94,23 +101,23 @@ class Batch:
 
 
 def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -> Iterator[Batch]:
-    """Random batches of the encoded samples, without end, some of their captions dropped."""
+    """Random batches of the encoded samples, without end."""
     store = {k: np.load(path, mmap_mode="r") for k, path in cache_paths(size).items()}
     rng = np.random.default_rng(seed)
     empty = token_ids(tokenizer, [demo_data.no_caption(rng) for _ in range(2000)])
     plain = {row.tobytes() for row in token_ids(tokenizer, list(demo_data.BACKGROUND_CAPTIONS))}
     is_background = np.array([row.tobytes() in plain for row in store["tokens"]])
-    dropout = np.where(is_background, BACKGROUND_CAPTION_DROPOUT, 0.0)
     while True:
         order = rng.permutation(len(store["latents"]))
         for first in range(0, len(order) - batch + 1, batch):
             rows = np.sort(order[first : first + batch])
-            tokens = store["tokens"][rows].copy()
-            dropped = rng.random(batch) < dropout[rows]
-            tokens[dropped] = empty[rng.integers(len(empty), size=int(dropped.sum()))]
+            none = empty[rng.integers(len(empty), size=batch)]
+            is_dropped = is_background[rows] & (rng.random(batch) < BACKGROUND_CAPTION_DROPOUT)
+            tokens = np.where(is_dropped[:, None], none, store["tokens"][rows])
             yield Batch(
                 torch.from_numpy(store["latents"][rows].astype(np.float32)),
                 torch.from_numpy(store["masked"][rows].astype(np.float32)),
                 torch.from_numpy(store["holes"][rows].astype(np.float32))[:, None],
                 torch.from_numpy(tokens.astype(np.int64)),
+                torch.from_numpy(none.astype(np.int64)),
             )

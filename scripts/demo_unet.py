@@ -22,6 +22,11 @@ SMALL_LOSS = 0.03  # of a sample; below, losses count as they are, above, by the
 # Noise with a coarse part of up to this std, so that colours are taken from the surroundings at every step, and not
 # from what earlier steps have left in the noise. Source: Guttenberg (2023), "Diffusion with Offset Noise"
 OFFSET_NOISE = 0.3
+# With much noise no caption means background: guidance leads to the object, and is the same on both sides where the
+# hole shows background, which else gets a haze. Below this timestep it may be an object too, which the noise shows by
+# then: guidance has nothing left to add, and does not go on to make its colours too strong.
+OBJECTS_UNNAMED_BELOW = 600
+UNNAMED_SHARE = 0.3
 
 
 def noise_with_offset(latents: torch.Tensor) -> torch.Tensor:
@@ -46,8 +51,10 @@ def unet_loss(
     noise = noise_with_offset(batch.latents)
     noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.latents
+    is_unnamed = (timesteps < OBJECTS_UNNAMED_BELOW) & (torch.rand(count) < UNNAMED_SHARE)
+    tokens = torch.where(is_unnamed[:, None], batch.no_tokens, batch.tokens)
     with torch.autocast("cpu", torch.bfloat16):
-        words = text_encoder(batch.tokens).last_hidden_state
+        words = text_encoder(tokens).last_hidden_state
         predicted = unet(torch.cat([noisy, batch.holes, batch.masked], 1), timesteps, words).sample
     near_hole, near_kept = (F.max_pool2d(cells, 3, stride=1, padding=1) for cells in (batch.holes, 1 - batch.holes))
     place = 1 + (HOLE_WEIGHT - 1) * batch.holes + BORDER_WEIGHT * near_hole * near_kept
