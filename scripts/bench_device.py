@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sd_inpaint import weights
 from sd_inpaint.denoiser import Denoiser
+from sd_inpaint.devices import Device, choose_device
 from sd_inpaint.jobs import CanvasTask
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
@@ -36,15 +36,11 @@ def make_task(side: int) -> CanvasTask:
     return CanvasTask(image, mask, InpaintParameters(prompt="a red rose"), seed=1)
 
 
-def timed(call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+def timed(device: Device, call: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
     """Returns what a call gives, and its seconds until the device has done it."""
     started = time.perf_counter()
     given = call(*arguments)
-    # A GPU's calls return before the GPU has finished.
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    elif torch.backends.mps.is_available():
-        torch.mps.synchronize()
+    device.wait()
     return given, time.perf_counter() - started
 
 
@@ -54,16 +50,16 @@ def take_step(backend: Denoiser, jobs: Sequence[Any]) -> None:
         backend.advance(job, prediction)
 
 
-def measure(backend: Denoiser, side: int, batches: Sequence[int], rounds: int) -> dict[str, Any]:
+def measure(device: Device, backend: Denoiser, side: int, batches: Sequence[int], rounds: int) -> dict[str, Any]:
     """Measures one canvas size; seconds."""
     task = make_task(side)
     begins, finishes = [], []
     steps: dict[int, list[float]] = {jobs: [] for jobs in batches}
     for number in range(WARM_UP_ROUNDS + rounds):
-        job, begin = timed(backend.begin, task)
+        job, begin = timed(device, backend.begin, task)
         jobs = [job, *(backend.begin(task) for _ in range(max(batches) - 1))]
-        seconds = {size: timed(take_step, backend, jobs[:size])[1] for size in batches}
-        finish = timed(backend.finish, job)[1]
+        seconds = {size: timed(device, take_step, backend, jobs[:size])[1] for size in batches}
+        finish = timed(device, backend.finish, job)[1]
         if number >= WARM_UP_ROUNDS:
             begins.append(begin)
             finishes.append(finish)
@@ -101,13 +97,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.model == str(MODEL) and not MODEL.exists():
         subprocess.run([sys.executable, ROOT / "scripts" / "make_full_size_model.py", options.model], check=True)
-    backend = weights.load(Settings(model=options.model, device=options.device, dtype=options.dtype))
+    settings = Settings(model=options.model, device=options.device, dtype=options.dtype)
+    device, backend = choose_device(settings), weights.load(settings)
     batches = sorted({1, *options.batches})
     print(f"| canvas | begin s | {' | '.join(f'step of {jobs} s' for jobs in batches)} | finish s |")
     print("| --- " * (3 + len(batches)) + "|", flush=True)
     canvases = []
     for side in options.sides:
-        canvases.append(figures := measure(backend, side, batches, options.rounds))
+        canvases.append(figures := measure(device, backend, side, batches, options.rounds))
         cells = [figures["begin_seconds"], *figures["step_seconds"].values(), figures["finish_seconds"]]
         print(f"| {side}×{side} | {' | '.join(f'{seconds:.3f}' for seconds in cells)} |", flush=True)
     if options.output:

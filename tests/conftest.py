@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +29,7 @@ import pytest
 from PIL import Image, ImageDraw
 from starlette.testclient import TestClient
 
+from processes import wait_for
 from sd_inpaint.codecs import Picture
 from sd_inpaint.engine import EngineState
 from sd_inpaint.errors import InpaintError
@@ -309,14 +309,13 @@ class Server(Served):
 
     def wait(self, path: str = HEALTH, status: int = 200) -> httpx.Response:
         """Waits until ``path`` is answered with ``status``."""
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(httpx.TransportError):
-                answer = httpx.get(self.url + path, timeout=START_SECONDS)
-                if answer.status_code == status:
-                    return answer
-            time.sleep(0.05)
-        raise AssertionError(f"{path} did not become {status}; the log:\n{self.log.read_text()}")
+        return wait_for(
+            self.url + path,
+            status=status,
+            seconds=START_SECONDS,
+            log=self.log.read_text,
+            is_running=lambda: self.process.poll() is None,
+        )
 
     def stop(self) -> int:
         """Stops it as an operator does; gives the exit code."""

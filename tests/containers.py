@@ -6,17 +6,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from conftest import ROOT, free_port
+from conftest import HEALTH, ROOT, free_port
+from processes import install_or_skip, wait_for
 from test_scripts import tracked
 
 BUILD_SECONDS = 1200.0
@@ -99,9 +99,7 @@ def workshop() -> Iterator[Workshop]:
     """Tools, base system and wheels; those two are kept in build/image for the next time."""
     if os.getuid() != 0:
         pytest.skip("needs root, for mounts and cgroups")
-    tools = subprocess.run([ROOT / "scripts" / "container-tools"], capture_output=True, text=True, check=False)
-    if tools.returncode != 0:
-        pytest.skip(f"no container tools: {tools.stderr.strip()[-300:]}")
+    install_or_skip("container-tools")
     folder = Path(tempfile.mkdtemp(prefix="sd-inpaint-image-"))
     (folder / "containers.conf").write_text(CONTAINERS_CONF, "ascii")
     storage = f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/storage"\nrunroot = "{folder}/run"\n'
@@ -182,15 +180,8 @@ class Container:
 
     def wait(self) -> None:
         """Waits until health says that a request would be painted."""
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{self.url}/sd-inpaint/health", timeout=5).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
-        raise AssertionError(self._workshop.run("podman", "logs", self.id))
+        logs = partial(self._workshop.run, "podman", "logs", self.id)
+        wait_for(self.url + HEALTH, seconds=START_SECONDS, log=logs)
 
     def stop(self) -> int:
         """Sends SIGTERM; gives the exit code."""

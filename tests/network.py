@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from conftest import ROOT
+from processes import install_or_skip
 
 
 def ip(*arguments: str) -> str:
@@ -87,9 +87,7 @@ def network() -> Iterator[Network]:
     """A network for as long as the block lasts; skips the test where none can be made."""
     if os.getuid() != 0:
         pytest.skip("needs root, for network namespaces")
-    tools = subprocess.run([ROOT / "scripts" / "test-tools"], capture_output=True, text=True, check=False)
-    if tools.returncode != 0:
-        pytest.skip(f"no tools: {tools.stderr.strip()[-300:]}")
+    install_or_skip("test-tools")
     made = Network()
     try:
         made.open()

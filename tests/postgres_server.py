@@ -14,8 +14,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from conftest import ROOT, free_port
-from processes import family
+from conftest import free_port
+from processes import family, install_or_skip
 
 NOBODY = 65534
 """PostgreSQL's server refuses to be root."""
@@ -35,9 +35,7 @@ class PostgresServer:
     """
 
     def __init__(self, address: str = "127.0.0.1") -> None:
-        tools = subprocess.run([ROOT / "scripts" / "test-tools"], capture_output=True, text=True, check=False)
-        if tools.returncode != 0:
-            pytest.skip(f"no PostgreSQL: {tools.stderr.strip()[-300:]}")
+        install_or_skip("test-tools")
         self.address = address
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="sd-inpaint-postgres-"))

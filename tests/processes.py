@@ -1,7 +1,41 @@
-"""Processes that tests start, and what belongs to them."""
+"""Processes that tests start, what belongs to them, and what they need installed."""
 
 import contextlib
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import httpx
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def install_or_skip(script: str) -> None:
+    """Runs a script that installs tools, nothing where they are; skips the test where they cannot be had."""
+    done = subprocess.run([SCRIPTS / script], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"scripts/{script} fails here: {done.stderr.strip()[-300:]}")
+
+
+def wait_for(
+    url: str,
+    *,
+    status: int = 200,
+    seconds: float,
+    log: Callable[[], str],
+    is_running: Callable[[], bool] = lambda: True,
+) -> httpx.Response:
+    """Waits until an address answers with a status, while its server runs; else fails with the server's log."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and is_running():
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.get(url, timeout=seconds)
+            if answer.status_code == status:
+                return answer
+        time.sleep(0.05)
+    raise AssertionError(f"{url} did not become {status}; the log:\n{log()}")
 
 
 def family(pid: int) -> list[int]:

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 import sd_inpaint
 from conftest import ROOT, free_port
+from processes import wait_for
 from sd_inpaint.http.forms import UPLOAD_SECONDS
 from test_scripts import pins, run, tracked
 
@@ -85,14 +85,7 @@ def test_serves_the_embedded_model_from_another_folder(bento: Path, tmp_path: Pa
         )
     try:
         url = f"http://127.0.0.1:{port}/sd-inpaint"
-        for _ in range(600):
-            assert server.poll() is None, log.read_text("utf-8")
-            try:
-                if httpx.get(f"{url}/health", timeout=10).status_code == 200:
-                    break
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
+        wait_for(f"{url}/health", seconds=120, log=log.read_text, is_running=lambda: server.poll() is None)
         assert httpx.get(f"{url}/info").json()["version"] == "0.0.0-moved"
         photo, mask = ((ROOT / "docs" / name).read_bytes() for name in ("photo.jpg", "mask.png"))
         answer = httpx.post(

@@ -16,6 +16,7 @@ import pytest
 
 from conftest import INPAINT, ROOT, SERVER_BODY_BYTES, check_shape, form, opened, photo
 from containers import CONTAINERS_CONF, START_SECONDS, Container, Workshop
+from processes import install_or_skip
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -150,9 +151,7 @@ def serve(
 @pytest.fixture(scope="module")
 def tools() -> Path:
     """Where helm and podman-compose are."""
-    done = subprocess.run([ROOT / "scripts" / "deploy-tools"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no helm, no podman-compose: {done.stderr.strip()[-300:]}")
+    install_or_skip("deploy-tools")
     return ROOT / "build" / "tools" / "bin"
 
 

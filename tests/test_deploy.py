@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
+from processes import install_or_skip
 from sd_inpaint.settings import Settings
 
 CHART = ROOT / "deploy" / "helm" / "sd-inpaint"
@@ -50,9 +51,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module", autouse=True)
 def tools() -> None:
     """Helm and the validator, by their hashes."""
-    done = subprocess.run([ROOT / "scripts" / "deploy-tools"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no tools: {done.stderr.strip()[-300:]}")
+    install_or_skip("deploy-tools")
 
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
