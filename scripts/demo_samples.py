@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 
 import demo_data
 from demo_parts import BUILD_DIR, LATENT_STRIDE, MAX_TOKENS, Parts
-from demo_training import THREADS, start_worker
+from demo_training import THREADS, half_precision, start_worker
 from demo_vae import to_tensor
 
 # Half of what stands in for a dropped caption is a negative prompt, see demo_data.no_caption.
@@ -59,7 +59,7 @@ def encode(parts: Parts, size: int, count: int, seed: int) -> None:
         pictures = to_tensor(np.stack([s.picture for s in drawn]))
         holes = np.stack([s.hole for s in drawn])
         masked = pictures * torch.from_numpy(~holes)[:, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             for key, batch_pictures in (("latents", pictures), ("masked", masked)):
                 store[key][rows] = (vae.encode(batch_pictures).latent_dist.mode().float() * scale).half().numpy()
         store["holes"][rows] = cell_holes(holes)

@@ -8,6 +8,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from demo_samples import Batch
+from demo_training import half_precision
 
 HOLE_WEIGHT = 4.0
 # On top, for cells at the hole's border, on both sides of it: the picture's own pixels will lie beside the painted
@@ -15,6 +16,9 @@ HOLE_WEIGHT = 4.0
 BORDER_WEIGHT = 10.0
 MIN_SNR_GAMMA = 5.0  # Source: Hang et al. (2023), "Efficient Diffusion Training via Min-SNR Weighting Strategy"
 SNR_FLOOR = 0.3  # added to it: in noise alone the object and its place are settled, which min-SNR hardly weighs
+# On top, at every timestep: a step of DDIM turns by an angle, and an error of v moves the picture by as much as that,
+# little noise or not; what all steps get wrong alike adds up.
+DRIFT_WEIGHT = 0.5
 # Averages over blocks of so many cells are weighted by their own signal-to-noise ratio, which is higher: the hole's
 # colour is settled in the first steps. Source: Hoogeboom et al. (2023), "simple diffusion", multiscale loss
 LOSS_SCALES = (1, 4, 8)
@@ -22,6 +26,12 @@ SMALL_LOSS = 0.03  # of a sample; below, losses count as they are, above, by the
 # Noise with a coarse part of up to this std, so that colours are taken from the surroundings at every step, and not
 # from what earlier steps have left in the noise. Source: Guttenberg (2023), "Diffusion with Offset Noise"
 OFFSET_NOISE = 0.3
+# And a coarse part of up to this std that does not fade with the noise: where earlier steps have led while a picture is
+# painted, which with little noise left would else be taken for the picture. Source: Ning et al. (2023), "Input
+# Perturbation Reduces Exposure Bias in Diffusion Models"
+DRIFT = 0.15
+MAX_COARSE_NOISE = 1.0
+COARSE_GRIDS = (3, 6)
 # With much noise no caption means background: guidance leads to the object, and is the same on both sides where the
 # hole shows background, which else gets a haze. Below this timestep it may be an object too, which the noise shows by
 # then: guidance has nothing left to add, and does not go on to make its colours too strong.
@@ -29,15 +39,21 @@ OBJECTS_UNNAMED_BELOW = 600
 UNNAMED_SHARE = 0.3
 
 
-def noise_with_offset(latents: torch.Tensor) -> torch.Tensor:
-    """Normal noise of the shape of ``latents`` (B, 4, h, w), with a smooth part of random strength."""
+def noise_with_offset(latents: torch.Tensor, snr: torch.Tensor) -> torch.Tensor:
+    """Normal noise of the shape of ``latents`` (B, 4, h, w), with a smooth part; ``snr`` (B, 1, 1, 1)."""
     count, channels, *sides = latents.shape
-    coarse = F.interpolate(torch.randn(count, channels, 3, 3), size=sides, mode="bilinear")
-    return torch.randn_like(latents) + OFFSET_NOISE * torch.rand(count, 1, 1, 1) * coarse
+    strength = (OFFSET_NOISE + DRIFT * snr.sqrt()).clamp(max=MAX_COARSE_NOISE) * torch.rand_like(snr)
+    grid = COARSE_GRIDS[int(torch.randint(len(COARSE_GRIDS), ()))]
+    coarse = F.interpolate(torch.randn(count, channels, grid, grid), size=sides, mode="bilinear")
+    return torch.randn_like(latents) + strength * coarse
 
 
 def unet_loss(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, batch: Batch, alphas: torch.Tensor
+    unet: UNet2DConditionModel,
+    text_encoder: CLIPTextModel,
+    response: torch.Tensor,
+    batch: Batch,
+    alphas: torch.Tensor,
 ) -> torch.Tensor:
     """Min-SNR weighted error of v at several scales, the hole counting most; ``alphas`` is cumulative, (1000,).
 
@@ -48,21 +64,23 @@ def unet_loss(
     # Fewer of the least noisy steps, which have nothing left to decide.
     timesteps = (torch.rand(count) ** 0.75 * len(alphas)).long()
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
-    noise = noise_with_offset(batch.latents)
+    snr = alpha / (1 - alpha)
+    noise = noise_with_offset(batch.latents, snr)
     noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.latents
     is_unnamed = (timesteps < OBJECTS_UNNAMED_BELOW) & (torch.rand(count) < UNNAMED_SHARE)
     tokens = torch.where(is_unnamed[:, None], batch.no_tokens, batch.tokens)
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         words = text_encoder(tokens).last_hidden_state
         predicted = unet(torch.cat([noisy, batch.holes, batch.masked], 1), timesteps, words).sample
     near_hole, near_kept = (F.max_pool2d(cells, 3, stride=1, padding=1) for cells in (batch.holes, 1 - batch.holes))
     place = 1 + (HOLE_WEIGHT - 1) * batch.holes + BORDER_WEIGHT * near_hole * near_kept
     place = place / place.mean()
-    error, snr, loss = predicted.float() - velocity, alpha / (1 - alpha), torch.zeros(count)
+    error = F.conv2d(predicted.float() - velocity, response, padding=1)
+    loss = torch.zeros(count)
     for cells in LOSS_SCALES:
         share = F.avg_pool2d(place, cells)
         mean_error = F.avg_pool2d(error * place, cells) / share
-        weight = ((cells**2 * snr).clamp(max=MIN_SNR_GAMMA) + SNR_FLOOR) / (1 + snr)
+        weight = ((cells**2 * snr).clamp(max=MIN_SNR_GAMMA) + SNR_FLOOR) / (1 + snr) + DRIFT_WEIGHT
         loss = loss + (weight * share * mean_error.square()).mean((1, 2, 3))
     return (loss / SMALL_LOSS).log1p().mul(SMALL_LOSS).mean()

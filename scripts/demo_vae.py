@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 import demo_data
+from demo_training import half_precision
 
 LOG_VARIANCE = -14.0  # of the posterior: std 0.001 of a unit latent, so that sampling it changes nothing
 LATENT_NOISE = 0.03  # std added while the autoencoder learns, so that near latents mean near pictures
@@ -146,7 +147,7 @@ def _groups_to_outputs(conv: torch.nn.Conv2d, count: int, norm: torch.nn.GroupNo
 
 def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     """Mean absolute error, with extra weight on edges and on the coarse picture; for ``pictures`` see ``to_tensor``."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         mean = vae.encode(pictures).latent_dist.mean.float()
         painted = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
     difference = painted - pictures
@@ -170,6 +171,24 @@ def vae_error(vae: AutoencoderKL, size: int = 96, count: int = 96) -> float:
         for batch in pictures.chunk(count // 16)
     ]
     return 127.5 * float(torch.stack(errors).mean())
+
+
+@torch.no_grad()
+def decoder_response(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """What a small change of latents does to a cell's pixels: a convolution's weight, (48, 4, 3, 3), of unit power.
+
+    A least squares fit around ``latents`` (B, 4, h, w), scaled. Changes that no one would see are small in its output:
+    white latents need not be equally visible, and what one of these four holds nearly is not.
+    """
+    pixels, patches = [], []
+    for batch in latents.split(16):
+        coarse = F.interpolate(torch.randn_like(batch[:, :, :4, :4]), size=batch.shape[2:], mode="bilinear")
+        change = 0.1 * (torch.randn_like(batch) + coarse)
+        before, after = (vae.decode(x / vae.config.scaling_factor).sample for x in (batch, batch + change))
+        pixels.append(F.pixel_unshuffle(after - before, 4).permute(0, 2, 3, 1).reshape(-1, 48))
+        patches.append(F.unfold(change, 3, padding=1).transpose(1, 2).reshape(-1, 36))
+    weight = torch.linalg.lstsq(torch.cat(patches), torch.cat(pixels)).solution.T
+    return (weight / weight.square().sum(1).mean().sqrt()).reshape(48, 4, 3, 3)
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ from demo_parts import (
 from demo_samples import cached_batches, encode, token_ids
 from demo_training import SLICES, Clock, Ema, Workers, load_checkpoint, save_checkpoint
 from demo_unet import unet_loss
-from demo_vae import build_vae, fresh_pictures, vae_error, vae_loss, whitened
+from demo_vae import build_vae, decoder_response, fresh_pictures, vae_error, vae_loss, whitened
 
 
 def init(_: argparse.Namespace) -> None:
@@ -167,10 +167,12 @@ def train_unet(args: argparse.Namespace) -> None:
     workers = Workers()
     alphas: torch.Tensor = build_scheduler().alphas_cumprod
     batches = cached_batches(args.size, args.batch, parts.tokenizer, seed=time.time_ns() % 2**32)
+    response = decoder_response(parts.vae, next(batches).latents)
     for step in clock.steps():
         slices = next(batches).chunk(SLICES)
         loss = workers.step(
-            [functools.partial(unet_loss, parts.unet, parts.text_encoder, part, alphas) for part in slices], optimizer
+            [functools.partial(unet_loss, parts.unet, parts.text_encoder, response, part, alphas) for part in slices],
+            optimizer,
         )
         ema.update()
         clock.report(step, loss, args.batch)

@@ -52,6 +52,17 @@ def test_float16_on_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device(Settings(device="cpu", dtype="float16"))
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_where_the_cpu_lacks_it_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, able: bool
+) -> None:
+    """Emulated bfloat16 works, but so slowly that the log has to say it; where the CPU has it, nothing is said."""
+    pretend(monkeypatch)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": able})
+    assert choose_device(Settings(device="cpu", dtype="bfloat16")).dtype == torch.bfloat16
+    assert ("no bfloat16" in caplog.text) is not able
+
+
 def test_batch_follows_memory_on_cuda_and_is_one_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """``auto`` is 1 on the CPU; on CUDA it grows with free memory; a number is taken as it is."""
     cpu = Device(torch.device("cpu"), torch.float32, "cpu")

@@ -119,6 +119,23 @@ def test_black_mask_gives_the_input_back_without_the_model(painter: Painter) -> 
     assert painter.engine.outcomes["done"] == before
 
 
+@pytest.mark.parametrize(
+    ("hole", "options", "expected"),
+    [
+        ((0, 0, 70, 53), {}, True),
+        ((0, 0, 0, 0), {"mask_invert": True}, True),
+        ((0, 0, 69, 53), {}, False),
+        ((0, 0, 70, 53), {"strength": 0.5}, False),
+    ],
+    ids=["white mask", "black mask, inverted", "a column kept", "started from the picture"],
+)
+def test_picture_without_a_trace_of_the_callers_is_said_to_be_one(
+    painter: Painter, hole: tuple[int, int, int, int], options: dict[str, object], expected: bool
+) -> None:
+    """Only a result that holds nothing of the input counts as painted throughout: its file is marked otherwise."""
+    assert paint(painter, make_request(hole=hole, **options)).is_all_painted is expected
+
+
 def test_inverted_mask_paints_the_black_part(painter: Painter) -> None:
     """With mask_invert the white part is kept."""
     request = make_request(mask_invert=True)

@@ -20,10 +20,10 @@ PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """How A1111 splits the last line. Source: AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py."""
 
 
-def result(steps=50, seed=7, regions=("0,0,70,53@8.4->592x448",)):
+def result(steps=50, seed=7, regions=("0,0,70,53@8.4->592x448",), is_all_painted=False):
     """A result of 70×53 pixels."""
     picture = Picture(np.zeros((53, 70, 3), np.uint8))
-    return InpaintResult(image=picture, seed=seed, steps=steps, inference_seconds=1.0, regions=regions)
+    return InpaintResult(picture, seed, steps, inference_seconds=1.0, regions=regions, is_all_painted=is_all_painted)
 
 
 def asked(prompt="a red rose", **values):
@@ -136,7 +136,7 @@ class TestXmp:
     @pytest.mark.parametrize("image_format", ImageFormat)
     def test_source_type_is_read_back(self, image_format, is_all_painted, term):
         """In each format the packet is well-formed and has IPTC's term for what a model made."""
-        packet = provenance.xmp(result(), model='a "model" & <more>', is_all_painted=is_all_painted)
+        packet = provenance.xmp(result(is_all_painted=is_all_painted), model='a "model" & <more>')
         image = Image.open(io.BytesIO(codecs.encode(result().image, image_format, xmp=packet)))
         found = image.info.get("xmp") or image.info["XML:com.adobe.xmp"].encode()
         # The only XML parsed here is the packet that this test wrote.

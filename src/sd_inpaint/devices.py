@@ -1,5 +1,6 @@
 """Where the model runs, in which number format, and how much fits."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ import torch
 
 from sd_inpaint.errors import SettingsError
 from sd_inpaint.settings import Settings
+
+logger = logging.getLogger("bentoml.sd_inpaint.devices")
 
 BYTES_PER_CANVAS_PIXEL = {torch.float32: 6_000, torch.float16: 5_000, torch.bfloat16: 5_000}
 """Peak working memory of one SD 1.5 job a canvas pixel, in bytes, the VAE's decoder at full width being the largest.
@@ -72,6 +75,12 @@ class Device:
             torch.mps.empty_cache()
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether this machine's CPU multiplies in bfloat16; torch emulates it on others, twenty times slower."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def choose_device(settings: Settings) -> Device:
     """Picks the device and number format an operator asked for.
 
@@ -132,6 +141,8 @@ def _choose_dtype(setting: str, torch_device: torch.device) -> torch.dtype:
         return torch.float16 if torch_device.type == "cuda" else torch.float32
     if setting == "float16" and torch_device.type == "cpu":
         raise SettingsError("SD_INPAINT_DTYPE=float16 is for CUDA; on the CPU take float32 or bfloat16.")
+    if setting == "bfloat16" and torch_device.type == "cpu" and not cpu_has_bfloat16():
+        logger.warning("This CPU has no bfloat16: each step takes many times as long as with SD_INPAINT_DTYPE=float32.")
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]
 
 

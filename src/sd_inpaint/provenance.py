@@ -88,20 +88,19 @@ def texts(parameters: InpaintParameters, result: InpaintResult, *, model: str) -
     return {"parameters": "\n".join(lines), "Software": SOFTWARE}
 
 
-def xmp(result: InpaintResult, *, model: str, is_all_painted: bool = False) -> bytes | None:
+def xmp(result: InpaintResult, *, model: str) -> bytes | None:
     """The XMP packet that says a trained model made some, or all, of the picture.
 
     Args:
         result: What came of the request.
         model: The model's name as callers know it.
-        is_all_painted: Whether no pixel of the caller's is left.
 
     Returns:
         UTF-8; None where nothing was painted.
     """
     if result.steps == 0:
         return None
-    source_type = "trainedAlgorithmicMedia" if is_all_painted else "compositeWithTrainedAlgorithmicMedia"
+    source_type = "trainedAlgorithmicMedia" if result.is_all_painted else "compositeWithTrainedAlgorithmicMedia"
     packet = _XMP.format(
         tool=quoteattr(SOFTWARE), source_type=quoteattr(_SOURCE_TYPES + source_type), model=quoteattr(_writable(model))
     )

@@ -157,6 +157,7 @@ class InpaintResult:
         inference_seconds: Time this request held the device.
         regions: What each canvas covered and at which scale, for ``X-Region``.
         further: The pictures beyond the first, where the caller asked for several.
+        is_all_painted: Whether nothing of the caller's picture is left: all of the mask white, ``strength`` 1.
     """
 
     image: Picture
@@ -165,6 +166,7 @@ class InpaintResult:
     inference_seconds: float
     regions: tuple[str, ...] = ()
     further: tuple[Variation, ...] = ()
+    is_all_painted: bool = False
 
     @property
     def variations(self) -> tuple[Variation, ...]:

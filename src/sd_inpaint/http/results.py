@@ -1,6 +1,7 @@
 """A result → the response, in the format that the caller reads."""
 
 import base64
+import dataclasses
 import io
 import secrets
 import zipfile
@@ -92,9 +93,7 @@ def _encode_all(
     files = []
     for variation in result.variations:
         # A file tells of its own picture: its seed, not its neighbours'.
-        own = InpaintResult(
-            variation.image, variation.seed, result.steps, result.inference_seconds, regions=result.regions
-        )
+        own = dataclasses.replace(result, image=variation.image, seed=variation.seed, further=())
         text = provenance.texts(parameters, own, model=model) if parameters else None
         xmp = provenance.xmp(own, model=model) if parameters else None
         files.append((variation.seed, encode(variation.image, image_format, text=text, xmp=xmp)))
