@@ -181,14 +181,15 @@ def decoder_response(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     white latents need not be equally visible, and what one of these four holds nearly is not.
     """
     pixels, patches = [], []
-    for batch in latents.split(16):
+    for batch in latents.chunk(math.ceil(len(latents) / 16)):
         coarse = F.interpolate(torch.randn_like(batch[:, :, :4, :4]), size=batch.shape[2:], mode="bilinear")
         change = 0.1 * (torch.randn_like(batch) + coarse)
         before, after = (vae.decode(x / vae.config.scaling_factor).sample for x in (batch, batch + change))
         pixels.append(F.pixel_unshuffle(after - before, 4).permute(0, 2, 3, 1).reshape(-1, 48))
         patches.append(F.unfold(change, 3, padding=1).transpose(1, 2).reshape(-1, 36))
-    weight = torch.linalg.lstsq(torch.cat(patches), torch.cat(pixels)).solution.T
-    return (weight / weight.square().sum(1).mean().sqrt()).reshape(48, 4, 3, 3)
+    weight: torch.Tensor = torch.linalg.lstsq(torch.cat(patches), torch.cat(pixels)).solution.T
+    weight = weight / weight.square().sum(1).mean().sqrt()
+    return weight.reshape(48, 4, 3, 3)
 
 
 @torch.no_grad()
