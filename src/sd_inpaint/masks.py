@@ -152,7 +152,7 @@ def match_colours(painted: Pixels, original: Pixels, mask: Pixels) -> Pixels:
     if not known.any():
         return painted
     drift = np.clip(original.astype(np.float32) - painted, -_MAX_DRIFT, _MAX_DRIFT)
-    # One pixel's drift is as much fine detail that the autoencoder lost as it is colour; its neighbours' mean is colour.
+    # One pixel's drift is as much fine detail that the autoencoder lost as colour; its neighbours' mean is colour.
     near = np.maximum(cv2.GaussianBlur(known, (0, 0), _DRIFT_BLUR), _LEAST_WEIGHT)
     drift = cv2.GaussianBlur(drift * known[:, :, None], (0, 0), _DRIFT_BLUR) / near[:, :, None]
     filled = _smoothly_filled(np.asarray(drift * known[:, :, None], dtype=np.float32), known)
