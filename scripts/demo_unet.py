@@ -30,8 +30,8 @@ OFFSET_NOISE = 0.3
 # painted, which with little noise left would else be taken for the picture. Source: Ning et al. (2023), "Input
 # Perturbation Reduces Exposure Bias in Diffusion Models"
 DRIFT = 0.15
-MAX_COARSE_NOISE = 1.0
-COARSE_GRIDS = (3, 6)
+MAX_COARSE_NOISE = 1.0  # std of both together, in units of the noise's own
+COARSE_GRIDS = (3, 6)  # points along each side, between which the coarse part is smooth
 # With much noise no caption means background: guidance leads to the object, and is the same on both sides where the
 # hole shows background, which else gets a haze. Below this timestep it may be an object too, which the noise shows by
 # then: guidance has nothing left to add, and does not go on to make its colours too strong.
@@ -39,8 +39,11 @@ OBJECTS_UNNAMED_BELOW = 600
 UNNAMED_SHARE = 0.3
 
 
-def noise_with_offset(latents: torch.Tensor, snr: torch.Tensor) -> torch.Tensor:
-    """Normal noise of the shape of ``latents`` (B, 4, h, w), with a smooth part; ``snr`` (B, 1, 1, 1)."""
+def noise_with_drift(latents: torch.Tensor, snr: torch.Tensor) -> torch.Tensor:
+    """Normal noise of the shape of ``latents`` (B, 4, h, w), with a smooth part of random strength.
+
+    ``snr`` (B, 1, 1, 1) is what it will be mixed in at: what does not fade with the noise is many times as large as it.
+    """
     count, channels, *sides = latents.shape
     strength = (OFFSET_NOISE + DRIFT * snr.sqrt()).clamp(max=MAX_COARSE_NOISE) * torch.rand_like(snr)
     grid = COARSE_GRIDS[int(torch.randint(len(COARSE_GRIDS), ()))]
@@ -55,17 +58,18 @@ def unet_loss(
     batch: Batch,
     alphas: torch.Tensor,
 ) -> torch.Tensor:
-    """Min-SNR weighted error of v at several scales, the hole counting most; ``alphas`` is cumulative, (1000,).
+    """Min-SNR weighted error of v at several scales, the hole counting most.
 
-    The mean over the batch is one of logarithms, nearly: an error counts by what it is of its sample's own, so that a
-    flat background, where the least error shows, counts as much as one with much to guess.
+    Errors count by what would be seen of them: ``response`` is what ``demo_vae.decoder_response`` gives. ``alphas`` is
+    cumulative, (1000,). The mean over the batch is one of logarithms, nearly: an error counts by what it is of its
+    sample's own, so that a flat background, where the least error shows, counts as much as one with much to guess.
     """
     count = len(batch.latents)
     # Fewer of the least noisy steps, which have nothing left to decide.
     timesteps = (torch.rand(count) ** 0.75 * len(alphas)).long()
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     snr = alpha / (1 - alpha)
-    noise = noise_with_offset(batch.latents, snr)
+    noise = noise_with_drift(batch.latents, snr)
     noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.latents
     is_unnamed = (timesteps < OBJECTS_UNNAMED_BELOW) & (torch.rand(count) < UNNAMED_SHARE)

@@ -16,6 +16,7 @@ import demo_data
 from demo_training import half_precision
 
 LOG_VARIANCE = -14.0  # of the posterior: std 0.001 of a unit latent, so that sampling it changes nothing
+RESPONSE_CHANGE = 0.1  # std of the changes of latents whose effect on pixels is measured
 LATENT_NOISE = 0.03  # std added while the autoencoder learns, so that near latents mean near pictures
 SIGNAL_SCALE = 3.0  # k of the linear start; large beside colours in [-1, 1], so that it rules its group's norm
 
@@ -175,15 +176,22 @@ def vae_error(vae: AutoencoderKL, size: int = 96, count: int = 96) -> float:
 
 @torch.no_grad()
 def decoder_response(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
-    """What a small change of latents does to a cell's pixels: a convolution's weight, (48, 4, 3, 3), of unit power.
+    """What a small change of latents does to a cell's 4x4 pixels, as a convolution's weight.
 
-    A least squares fit around ``latents`` (B, 4, h, w), scaled. Changes that no one would see are small in its output:
-    white latents need not be equally visible, and what one of these four holds nearly is not.
+    White latents are equally large, but need not be equally visible: one of these four hardly is. An error put
+    through this convolution counts by what would be seen of it.
+
+    Args:
+        vae: Its decoder is what is measured.
+        latents: (B, 4, h, w), scaled; the pictures around which the changes are small.
+
+    Returns:
+        (48, 4, 3, 3): a least squares fit over 3x3 cells, scaled so that white noise keeps its mean square.
     """
     pixels, patches = [], []
     for batch in latents.chunk(math.ceil(len(latents) / 16)):
-        coarse = F.interpolate(torch.randn_like(batch[:, :, :4, :4]), size=batch.shape[2:], mode="bilinear")
-        change = 0.1 * (torch.randn_like(batch) + coarse)
+        coarse = F.interpolate(torch.randn(*batch.shape[:2], 4, 4), size=batch.shape[2:], mode="bilinear")
+        change = RESPONSE_CHANGE * (torch.randn_like(batch) + coarse)
         before, after = (vae.decode(x / vae.config.scaling_factor).sample for x in (batch, batch + change))
         pixels.append(F.pixel_unshuffle(after - before, 4).permute(0, 2, 3, 1).reshape(-1, 48))
         patches.append(F.unfold(change, 3, padding=1).transpose(1, 2).reshape(-1, 36))

@@ -102,7 +102,7 @@ def test_objects_reach_their_reference(evaluation: ModuleType, paint: Any, size:
         for request, painted in zip(requests, paint(requests), strict=True)
     ]
     hits = sum(found == label for found, label in zip(nearest, wanted, strict=True))
-    # 8 of 8 when this was written (79 of 80 over all objects); one is left for another CPU's rounding.
+    # 8 of 8 when this was written (80 of 80 over all objects); one is left for another CPU's rounding.
     assert hits >= 7, [labels[i] for i in nearest]
 
 
@@ -117,16 +117,16 @@ def removals(evaluation: ModuleType, paint: Any, size: int) -> list[tuple[np.nda
 def test_removal_finds_the_background(evaluation: ModuleType, removals: list[Any]) -> None:
     """With the guide's background prompt the hole shows about what stood behind the object."""
     ratios = [evaluation.psnr(painted, truth, hole) for hole, painted, truth in removals]
-    # 32.7 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
-    assert np.mean(ratios) >= 29.5, ratios
+    # 33.6 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
+    assert np.mean(ratios) >= 30.5, ratios
 
 
 def test_removal_leaves_a_small_seam(evaluation: ModuleType, removals: list[Any]) -> None:
     """Pixels on both sides of the hole's border differ by a few levels, where there was no object."""
     jumps = np.array([evaluation.border_jump(painted, hole) for hole, painted, _ in removals])
     levels = jumps[:, 0].sum() / jumps[:, 1].sum()
-    # 3.7 of 255 when this was written; a third is left for another CPU's rounding and a model trained anew.
-    assert levels <= 5.0, jumps
+    # 3.4 of 255 when this was written; a third is left for another CPU's rounding and a model trained anew.
+    assert levels <= 4.5, jumps
 
 
 def drawn_removal(evaluation: ModuleType, index: int, size: int) -> tuple[Any, np.ndarray]:

@@ -119,6 +119,13 @@ def test_black_mask_gives_the_input_back_without_the_model(painter: Painter) -> 
     assert painter.engine.outcomes["done"] == before
 
 
+def test_grey_that_soft_masks_reveal_keeps_a_trace_of_the_callers(painter: Painter) -> None:
+    """A grey that ``soft_mask=strength`` lets through whole was still started from the caller's picture."""
+    request = make_request(hole=(0, 0, 70, 53), soft_mask="strength")
+    grey = np.full_like(request.mask, 200)
+    assert not paint(painter, InpaintRequest(request.image, grey, request.parameters)).is_all_painted
+
+
 @pytest.mark.parametrize(
     ("hole", "options", "expected"),
     [

@@ -35,7 +35,8 @@ _DRIFT_BLUR: Final = 0.7
 _RELAXATIONS: Final = 4
 """A level. Source: measured; eight take a thirtieth more off the border's step."""
 
-_LEAST_WEIGHT: Final = 1e-6
+_LEAST_WEIGHT: Final = 1e-30
+"""What is divided by where nothing is known, so that nothing is the quotient."""
 
 _BAND_ROWS: Final = 256
 """Rows worked on at once, so that 50-megapixel pictures need little more memory than their own."""
@@ -171,7 +172,7 @@ def _smoothly_filled(weighted: Floats, weight: Floats) -> Floats:
     while max(weight.shape) > 1:
         levels.append((weighted, weight))
         weighted, weight = _halved(weighted), _halved(weight)
-    values = np.asarray(weighted / np.maximum(weight, 1e-30)[:, :, None], dtype=np.float32)
+    values = np.asarray(weighted / np.maximum(weight, _LEAST_WEIGHT)[:, :, None], dtype=np.float32)
     for weighted, weight in reversed(levels):
         unknown = (1 - weight)[:, :, None]
         values = weighted + _doubled(values, weight) * unknown

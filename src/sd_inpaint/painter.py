@@ -184,7 +184,7 @@ class Painter:
             inference_seconds=sum(job.device_seconds for job in jobs),
             regions=tuple(canvas.describe() for canvas in canvases),
             further=tuple(Variation(image, seed) for image, seed in zip(images[1:], seeds[1:], strict=True)),
-            is_all_painted=parameters.strength == 1 and bool((weights == 255).all()),
+            is_all_painted=parameters.strength == 1 and bool((mask == 255).all()),
         )
 
     def _load(self) -> Backend:
