@@ -36,7 +36,7 @@ from sd_inpaint.errors import InpaintError
 from sd_inpaint.schema import InpaintRequest, InpaintResult, Variation
 from sd_inpaint.settings import Settings
 
-pytest_plugins = ("containers", "postgres_server", "places")
+pytest_plugins = ("browser", "containers", "postgres_server", "places")
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0

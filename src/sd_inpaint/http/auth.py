@@ -8,9 +8,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sd_inpaint.errors import UnauthorizedError
+from sd_inpaint.http import page
 
-EXEMPT_PATHS = frozenset({"/sd-inpaint/health", "/livez", "/healthz", "/readyz", "/metrics"})
-"""What probes and scrapers ask, which carry no keys."""
+EXEMPT_PATHS = frozenset({"/sd-inpaint/health", "/livez", "/healthz", "/readyz", "/metrics", *page.FILES})
+"""What probes and scrapers ask, which carry no keys, and the page on which a key is typed in."""
 
 
 class ApiKeys:

@@ -11,6 +11,7 @@ from sd_inpaint.http.cors import Cors
 from sd_inpaint.http.error_shape import ErrorShape
 from sd_inpaint.http.journal import Journal
 from sd_inpaint.http.limits import BodyLimit
+from sd_inpaint.http.page import page_routes
 from sd_inpaint.http.routing import Routing
 from sd_inpaint.settings import Settings
 
@@ -32,6 +33,8 @@ def surround(app: Starlette, settings: Settings) -> Starlette:
     unwanted: object = TimeoutMiddleware
     inner = [middleware for middleware in app.user_middleware if middleware.cls is not unwanted]
     app.user_middleware[:] = [*outermost_first, *inner]
+    # Before BentoML's own page, which loads a tag manager from elsewhere.
+    app.router.routes[:0] = page_routes()
     return app
 
 

@@ -15,7 +15,7 @@ from sd_inpaint.errors import (
     ShuttingDownError,
 )
 from sd_inpaint.http.errors import error_response
-from sd_inpaint.http.parameters import describe_bounds
+from sd_inpaint.http.parameters import describe_bounds, describe_type
 from sd_inpaint.painter import Painter
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
@@ -48,6 +48,7 @@ def answer_info(painter: Painter) -> Response:
     parameters = {
         name: {
             "description": field.description,
+            "type": describe_type(field),
             **({"required": True} if field.is_required() else {"default": field.default}),
             **describe_bounds(field),
         }

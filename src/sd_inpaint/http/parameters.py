@@ -84,6 +84,11 @@ def describe_bounds(field: FieldInfo) -> dict[str, Any]:
     return bounds
 
 
+def describe_type(field: FieldInfo) -> str:
+    """Returns a field's type as JSON Schema names it: ``string``, ``integer``, ``number`` or ``boolean``."""
+    return next(name for kind, name in _JSON_TYPES.items() if issubclass(_kind(field), kind))
+
+
 def _kind(field: FieldInfo) -> type:
     """Returns the one type that a field has, but for None."""
     annotation = field.annotation
@@ -130,6 +135,9 @@ _PHRASES = {
     "below": "below {}",
     "max_length": "of at most {} characters",
 }
+
+# bool before int, of which it is a kind.
+_JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 _NOUNS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
