@@ -315,11 +315,13 @@ def test_health_of_a_service_that_paints(model: str) -> None:
 
 @pytest.mark.contract
 def test_info(app: App) -> None:
-    """Info names the model and each parameter's default and bounds."""
+    """Info names the model and each parameter's type, default and bounds."""
     info = app.client.get("/sd-inpaint/info").json()
     assert info["model"] == "demo"
     steps = {"description": "Number of denoising steps.", "default": 50, "minimum": 1, "maximum": 150}
-    assert info["parameters"]["num_inference_steps"] == steps
+    assert info["parameters"]["num_inference_steps"] == {**steps, "type": "integer"}
+    types = {name: info["parameters"][name]["type"] for name in ("prompt", "guidance_scale", "padding", "mask_invert")}
+    assert types == {"prompt": "string", "guidance_scale": "number", "padding": "integer", "mask_invert": "boolean"}
     assert info["parameters"]["prompt"]["required"] is True
     assert info["parameters"]["region"]["choices"] == ["auto", "full", "mask"]
 

@@ -84,6 +84,10 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
         except (OSError, ValueError, KeyError) as error:
             raise WeightsError(f"{source.folder} could not be loaded as a model:\n{first_line(error)}") from error
     _check_inpainting(parts["unet"], parts["vae"], source)
+    if device.kind == "cpu":
+        # oneDNN's own order: a tenth off each step (docs/benchmarks.md). On a GPU it was not measured.
+        for name in ("unet", "vae"):
+            parts[name].to(memory_format=torch.channels_last)
     return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device)
 
 
