@@ -23,6 +23,7 @@ from sd_inpaint.http.health import answer_health, health_routes
 from sd_inpaint.http.inpainting import Inpainting
 from sd_inpaint.http.jobs import Jobs, job_routes
 from sd_inpaint.http.metrics import QueueMetrics
+from sd_inpaint.http.openai import OpenAIEdits, openai_routes
 from sd_inpaint.http.routing import Unlabel
 from sd_inpaint.painter import Painter
 from sd_inpaint.runner import JobRunner
@@ -56,6 +57,11 @@ def _painter() -> Painter:
     return instance.painter
 
 
+def _edits() -> OpenAIEdits:
+    instance: SDInpaint = bentoml.get_current_service()
+    return instance.edits
+
+
 def _jobs() -> Jobs:
     instance: SDInpaint = bentoml.get_current_service()
     return instance.jobs
@@ -72,6 +78,7 @@ def _jobs() -> Jobs:
     # The journal has one line a request.
     logging={"access": {"enabled": False}},
 )
+@bentoml.asgi_app(Starlette(routes=openai_routes(_edits)), path="/v1")
 @bentoml.asgi_app(
     Starlette(routes=[*health_routes(_painter, lambda: SETTINGS), *job_routes(_jobs)]), path="/sd-inpaint"
 )
@@ -83,6 +90,7 @@ class SDInpaint:
         self.painter = Painter(SETTINGS)
         self._inpainting = Inpainting(self.painter, SETTINGS)
         self._runner = JobRunner(self.painter, SETTINGS, lambda: open_store(SETTINGS))
+        self.edits = OpenAIEdits(self.painter, self._inpainting, SETTINGS)
         self.jobs = Jobs(self.painter, self._inpainting, self._runner, SETTINGS)
         self._metrics = QueueMetrics(self.painter.engine)
         self.painter.start()

@@ -184,6 +184,16 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
         return colours.luminance(upright)
 
 
+def decode_mask_alpha(data: bytes, *, max_pixels: int) -> Pixels | None:
+    """Reads the opacity of a mask whose transparent part is meant; raises what :func:`decode_mask` does.
+
+    Returns:
+        (H, W) uint8, 0 transparent, 255 opaque; None where the file has no transparency.
+    """
+    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as source:
+        return colours.channels(_upright(source), use_profile=False)[1]
+
+
 def check_same_size(image: Picture, mask: Pixels) -> None:
     """Checks that image and mask, both as they are seen, have the same width and height.
 

@@ -11,6 +11,7 @@ from bentoml._internal.service.openapi.specification import OpenAPISpecification
 from sd_inpaint.http.errors import STATUSES
 from sd_inpaint.http.health import SERVICE
 from sd_inpaint.http.jobs import JOBS, KEY_HEADER
+from sd_inpaint.http.openai import CHOICES, EDITS, FREE_TEXTS, MODELS
 from sd_inpaint.http.results import JSON, OFFERED
 
 INPAINT = "/sd-inpaint/inpaint"
@@ -50,6 +51,7 @@ def correct(spec: OpenAPISpecification) -> OpenAPISpecification:
     )
     paths[INFO] = PathItem(get=_read("The model, and each parameter's default and bounds.", {"type": "object"}, {401}))
     paths |= _jobs(post)
+    paths |= _openai()
     components: Any = spec.components
     components = {**components, "schemas": {**components["schemas"], "Error": _ERROR_SCHEMA}}
     return attrs.evolve(spec, paths=paths, components=components)
@@ -94,6 +96,32 @@ def _jobs(inpaint: dict[str, Any]) -> dict[str, PathItem]:
         ),
     }
     return {JOBS + path: item for path, item in paths.items()}
+
+
+def _openai() -> dict[str, PathItem]:
+    """The paths of OpenAI's dialect; their errors have that dialect's shape."""
+    files = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
+    texts = {name: {"type": "string", "enum": list(choices)} for name, choices in CHOICES.items()}
+    texts |= {name: {"type": "string"} for name in ("prompt", "n", "size", *FREE_TEXTS)}
+    form = {"type": "object", "properties": {**files, **texts}, "required": ["image", "prompt"]}
+    picture = {"type": "object", "properties": {"b64_json": {"type": "string"}, "seed": {"type": "integer"}}}
+    pictures = {"type": "object", "properties": {"data": {"type": "array", "items": picture}}}
+    errors = {
+        status: {**answer, "content": {JSON: {"schema": {"type": "object"}}}}
+        for status, answer in _errors({400, 401, 413, 415, 422, 429, 500, 503, 504}).items()
+    }
+    edit = {
+        "operationId": "SDInpaint__edit",
+        "summary": "Edit an image, as OpenAI's clients ask for it",
+        "description": "Repaints what is transparent in the mask, or without one in the image. Takes the parameters of "
+        f"{INPAINT} too, under their own names.",
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {
+            "200": {"description": "The painted pictures.", "content": {JSON: {"schema": pictures}}},
+            **errors,
+        },
+    }
+    return {EDITS: PathItem(post=edit), MODELS: PathItem(get=_read("The served model.", {"type": "object"}, {401}))}
 
 
 def _painted() -> dict[str, Any]:

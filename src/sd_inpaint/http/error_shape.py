@@ -96,7 +96,11 @@ def _has_shape(start: Message, body: bytearray) -> bool:
         shown = json.loads(bytes(body))
     except ValueError:
         return False
-    return isinstance(shown, dict) and isinstance(shown.get("code"), str) and isinstance(shown.get("error"), str)
+    if not isinstance(shown, dict):
+        return False
+    # Ours, or that of OpenAI's dialect (http/openai.py), whose clients look inside.
+    inner = shown["error"] if isinstance(shown.get("error"), dict) else shown
+    return isinstance(inner.get("code"), str) and isinstance(inner.get("message", shown.get("error")), str)
 
 
 def _reshaped(scope: Scope, start: Message) -> Response:

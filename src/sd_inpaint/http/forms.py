@@ -48,10 +48,17 @@ class FormFields:
     Attributes:
         files: Names of file fields, each required.
         texts: Names of text fields.
+        optional_files: Names of file fields that may be left out.
     """
 
     files: Collection[str]
     texts: Collection[str]
+    optional_files: Collection[str] = ()
+
+    @property
+    def all_files(self) -> list[str]:
+        """Names of all file fields."""
+        return [*self.files, *self.optional_files]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,14 +192,15 @@ class _Reader:
         part = self._part
         _describe(part)
         name = part.name
-        if name not in self._fields.files and name not in self._fields.texts:
-            known = ", ".join([*self._fields.files, *self._fields.texts])
+        is_file_field = name in self._fields.all_files
+        if not is_file_field and name not in self._fields.texts:
+            known = ", ".join([*self._fields.all_files, *self._fields.texts])
             raise InvalidParameterError(f"The field {_shown(name)} is unknown; known are {known}.", field=_plain(name))
         if name in self.files or name in self.texts:
             raise InvalidParameterError(f"The field {name!r} was sent twice.", field=name)
         if part.is_file and name in self._fields.texts:
             raise InvalidParameterError(f"The field {name!r} must be a text, not a file.", field=name)
-        if not part.is_file and name in self._fields.files:
+        if not part.is_file and is_file_field:
             raise InvalidParameterError(f"The field {name!r} must be a file, not a text.", field=name)
         (self.files if part.is_file else self.texts)[name] = part
 

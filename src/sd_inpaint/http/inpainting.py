@@ -31,13 +31,17 @@ DEADLINE_HEADER = "X-Deadline-Seconds"
 
 
 class Inpainting:
-    """Answers ``POST /sd-inpaint/inpaint``. Lives as long as the server; serves any number of requests at once."""
+    """Answers ``POST /sd-inpaint/inpaint``. Lives as long as the server; serves any number of requests at once.
+
+    Attributes:
+        picture_work: Pictures are decoded and written under it.
+    """
 
     def __init__(self, painter: Painter, settings: Settings) -> None:
         self._painter = painter
         self._settings = settings
         # Pictures are decoded and written here, never on the event loop; one a core, since each may hold 50 megapixels.
-        self._picture_work = CapacityLimiter(os.cpu_count() or 1)
+        self.picture_work = CapacityLimiter(os.cpu_count() or 1)
 
     async def answer(self, request: Request) -> Response:
         """Paints the request, or says why not; never raises.
@@ -69,7 +73,7 @@ class Inpainting:
             raise InvalidParameterError(f"The query parameter {name!r} is not read; send form fields.", field=name)
         form = await read_form(request, FIELDS)
         parameters = read_parameters(form.texts)
-        return form, await anyio.to_thread.run_sync(self._decode, form, parameters, limiter=self._picture_work)
+        return form, await anyio.to_thread.run_sync(self._decode, form, parameters, limiter=self.picture_work)
 
     async def _paint(self, request: Request) -> Response:
         # 1. What can be refused without the body is refused before it is read.
@@ -82,7 +86,7 @@ class Inpainting:
         media_type = choose_media_type(accept, offered(asked.parameters.num_images))
         codecs.check_encodable(asked.image.size, image_format(media_type))
         # 3. The picture.
-        result = await self._paint_while_connected(request, asked, deadline_seconds)
+        result = await self.paint(request, asked, deadline_seconds)
         # 4. The response.
         return await anyio.to_thread.run_sync(
             lambda: render(
@@ -92,7 +96,7 @@ class Inpainting:
                 request_id=request_id(request),
                 parameters=asked.parameters if self._settings.metadata else None,
             ),
-            limiter=self._picture_work,
+            limiter=self.picture_work,
         )
 
     def deadline_seconds(self, request: Request) -> float | None:
@@ -108,9 +112,7 @@ class Inpainting:
         codecs.check_same_size(image, mask)
         return InpaintRequest(image=image, mask=mask, parameters=parameters)
 
-    async def _paint_while_connected(
-        self, request: Request, asked: InpaintRequest, deadline_seconds: float | None
-    ) -> InpaintResult:
+    async def paint(self, request: Request, asked: InpaintRequest, deadline_seconds: float | None) -> InpaintResult:
         """Paints, but gives up as soon as the client is gone: nobody would read the picture."""
         painting = asyncio.ensure_future(self._painter.paint(asked, deadline_seconds=deadline_seconds))
         leaving = asyncio.ensure_future(_disconnected(request))

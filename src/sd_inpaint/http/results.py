@@ -56,17 +56,8 @@ def render(
         request_id: For callers who keep the JSON and not the headers.
         parameters: What was asked, to be written into the files; None leaves them without such a word.
     """
-    files = _encode_all(result, image_format(media_type), model, parameters)
-    headers = {
-        "X-Seed": ", ".join(str(seed) for seed, _ in files),
-        "X-Model": quote(model, safe="/:@+,;= "),
-        "X-Steps": str(result.steps),
-        "X-Inference-Seconds": f"{result.inference_seconds:.3f}",
-        "Cache-Control": "no-store",
-        "Vary": "Accept",
-    }
-    if result.regions:
-        headers["X-Region"] = "; ".join(result.regions)
+    files = encode_all(result, image_format(media_type), model, parameters)
+    headers = {**describing_headers(result, model), "Vary": "Accept"}
     if media_type == JSON:
         about = {
             "steps": result.steps,
@@ -86,10 +77,24 @@ def render(
     return Response(files[0][1], media_type=media_type, headers=headers)
 
 
-def _encode_all(
+def describing_headers(result: InpaintResult, model: str) -> dict[str, str]:
+    """Returns what a response's headers tell of a result, in every dialect."""
+    headers = {
+        "X-Seed": ", ".join(str(variation.seed) for variation in result.variations),
+        "X-Model": quote(model, safe="/:@+,;= "),
+        "X-Steps": str(result.steps),
+        "X-Inference-Seconds": f"{result.inference_seconds:.3f}",
+        "Cache-Control": "no-store",
+    }
+    if result.regions:
+        headers["X-Region"] = "; ".join(result.regions)
+    return headers
+
+
+def encode_all(
     result: InpaintResult, image_format: ImageFormat, model: str, parameters: InpaintParameters | None
 ) -> list[tuple[int, bytes]]:
-    """Each picture's seed and file."""
+    """Returns each picture's seed and file; ``parameters`` as for :func:`render`."""
     files = []
     for variation in result.variations:
         # A file tells of its own picture: its seed, not its neighbours'.
