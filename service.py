@@ -25,6 +25,7 @@ from sd_inpaint.http.jobs import Jobs, job_routes
 from sd_inpaint.http.metrics import QueueMetrics
 from sd_inpaint.http.openai import OpenAIEdits, openai_routes
 from sd_inpaint.http.routing import Unlabel
+from sd_inpaint.http.webui import WebUI, webui_routes
 from sd_inpaint.painter import Painter
 from sd_inpaint.runner import JobRunner
 from sd_inpaint.settings import Settings
@@ -62,6 +63,11 @@ def _edits() -> OpenAIEdits:
     return instance.edits
 
 
+def _webui() -> WebUI:
+    instance: SDInpaint = bentoml.get_current_service()
+    return instance.webui
+
+
 def _jobs() -> Jobs:
     instance: SDInpaint = bentoml.get_current_service()
     return instance.jobs
@@ -79,6 +85,7 @@ def _jobs() -> Jobs:
     logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(Starlette(routes=openai_routes(_edits)), path="/v1")
+@bentoml.asgi_app(Starlette(routes=webui_routes(_webui)), path="/sdapi/v1")
 @bentoml.asgi_app(
     Starlette(routes=[*health_routes(_painter, lambda: SETTINGS), *job_routes(_jobs)]), path="/sd-inpaint"
 )
@@ -91,6 +98,7 @@ class SDInpaint:
         self._inpainting = Inpainting(self.painter, SETTINGS)
         self._runner = JobRunner(self.painter, SETTINGS, lambda: open_store(SETTINGS))
         self.edits = OpenAIEdits(self.painter, self._inpainting, SETTINGS)
+        self.webui = WebUI(self.painter, self._inpainting, SETTINGS)
         self.jobs = Jobs(self.painter, self._inpainting, self._runner, SETTINGS)
         self._metrics = QueueMetrics(self.painter.engine)
         self.painter.start()

@@ -19,9 +19,7 @@ from demo_training import half_precision
 LOG_VARIANCE = -14.0  # of the posterior: std 0.001 of a unit latent, so that sampling it changes nothing
 RESPONSE_CHANGE = 0.1  # std of the changes of latents whose effect on pixels is measured
 LATENT_NOISE = 0.03  # std added while the autoencoder learns, so that near latents mean near pictures
-# Of masked pictures: pixels of the hole in cells that are kept in part, which are guessed, and cells beside a hole.
-UNKNOWN_WEIGHT = 0.1
-PARTIAL_WEIGHT = 12.0
+BORDER_WEIGHT = 12.0  # on top, for cells of masked pictures at the hole's border
 ROUNDING = 1e-4  # of the absolute error's corner, in units of the latents' variance
 SIGNAL_SCALE = 3.0  # k of the linear start; large beside colours in [-1, 1], so that it rules its group's norm
 
@@ -186,29 +184,26 @@ def masked_loss(
 
     A cell that the hole's border runs through would spend its four numbers on the edge between picture and grey, and
     what is left of the picture in it is lost: no UNet can then continue it without a step. So such a cell is to have
-    the latents of the whole picture, as far as its kept pixels tell them.
+    the latents of the whole picture, as well as they can be told. That is for the encoder to do, since it alone sees
+    the hole's pixels; the UNet is told of cells.
 
     Args:
         vae: Only its encoder learns, from this loss. Latents of whole pictures are held where they are.
         reference: The autoencoder before.
-        response: See ``decoder_response``; errors count by what would be seen of them in kept pixels.
+        response: See ``decoder_response``; errors count by what would be seen of them.
         pictures: See ``to_tensor``.
         holes: (B, 1, H, W) of 0 and 1.
     """
     with torch.no_grad():
         whole = reference.encode(pictures).latent_dist.mean
     both = vae.encode(torch.cat([pictures, pictures * (1 - holes)])).latent_dist.mean
-    kept = 1 - holes
-    has_kept = F.max_pool2d(kept, LATENT_STRIDE)
-    near_border = F.max_pool2d(holes, 3 * LATENT_STRIDE, LATENT_STRIDE, LATENT_STRIDE) * has_kept
-    places = torch.cat([torch.ones_like(kept), kept + UNKNOWN_WEIGHT * holes])
+    has_kept = F.max_pool2d(1 - holes, LATENT_STRIDE)
+    at_border = F.max_pool2d(holes, 3 * LATENT_STRIDE, LATENT_STRIDE, LATENT_STRIDE) * has_kept
     cells = torch.cat([torch.ones_like(has_kept), has_kept])
+    weights = torch.cat([torch.ones_like(has_kept), 1 + BORDER_WEIGHT * at_border])
     errors = F.conv2d((both - torch.cat([whole, whole])) * cells, response, padding=1)
-    # The response's rows are pixels in the order of pixel_unshuffle, colours first.
-    seen = F.pixel_unshuffle(places, LATENT_STRIDE).repeat(1, 3, 1, 1)
-    weights = torch.cat([torch.ones_like(has_kept), 1 + PARTIAL_WEIGHT * near_border])
     # Nearly the absolute error: squares would leave all that is plain to the few pictures with much texture.
-    loss: torch.Tensor = ((errors.square() + ROUNDING).sqrt() * seen * weights).mean()
+    loss: torch.Tensor = ((errors.square() + ROUNDING).sqrt() * weights).mean()
     return loss
 
 

@@ -139,6 +139,33 @@ class TestHole:
         assert (weights[51:] == 255).all()
 
 
+class TestFillHole:
+    """Colours of the surroundings in the hole."""
+
+    def test_continues_what_is_around(self):
+        """A plain picture fills its hole with itself, a ramp with values between; what was in the hole is forgotten."""
+        ramp = np.repeat(np.linspace(40, 200, 64, dtype=np.uint8)[None, :, None], 64, axis=0).repeat(3, axis=2)
+        mask = np.zeros((64, 64), np.uint8)
+        mask[16:48, 16:48] = 255
+        spoilt = np.where(mask[:, :, None] > 0, np.uint8(255), ramp)
+        filled = masks.fill_hole(spoilt, mask)
+        assert np.abs(filled.astype(int) - ramp).max() <= 12
+        assert np.array_equal(filled[mask == 0], ramp[mask == 0])
+
+    def test_grey_is_neither_continued_nor_filled(self):
+        """Only black is looked at, and only the hole is filled; without black there is nothing to continue."""
+        picture = np.full((32, 32, 3), 90, np.uint8)
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:24, 8:24] = 100
+        picture[8:24, 8:24] = 250
+        assert np.array_equal(masks.fill_hole(picture, mask), picture)
+        mask[12:20, 12:20] = 255
+        filled = masks.fill_hole(picture, mask)
+        assert (filled[12:20, 12:20] == 90).all()
+        assert (filled[8:12, 8:24] == 250).all()
+        assert masks.fill_hole(picture, np.maximum(mask, 1)) is picture
+
+
 class TestMatchColours:
     """Taking the model's colour drift out."""
 

@@ -10,7 +10,7 @@ import pytest
 from sd_inpaint.codecs import Picture
 from sd_inpaint.errors import DeadlineExceededError, ModelDisabledError, QueueFullError
 from sd_inpaint.painter import Painter, Progress
-from sd_inpaint.schema import SEED_MAX, InpaintParameters, InpaintRequest, InpaintResult
+from sd_inpaint.schema import SEED_MAX, InpaintParameters, InpaintRequest, InpaintResult, MaskedContent
 from sd_inpaint.settings import Settings
 from test_weights import save
 from tiny_model import make_components
@@ -141,6 +141,23 @@ def test_picture_without_a_trace_of_the_callers_is_said_to_be_one(
 ) -> None:
     """Only a result that holds nothing of the input counts as painted throughout: its file is marked otherwise."""
     assert paint(painter, make_request(hole=hole, **options)).is_all_painted is expected
+
+
+def test_filled_hole_is_what_less_strength_starts_from(painter: Painter) -> None:
+    """With ``masked_content=fill`` what was in the hole leaves no trace, also at a strength that else keeps some."""
+    request = make_request(strength=0.5)
+    other = request.image.rgb.copy()
+    other[request.mask == 255] = 255 - other[request.mask == 255]
+    pictures = [request.image, Picture(other)]
+
+    def painted(content: str) -> list[np.ndarray]:
+        parameters = request.parameters.model_copy(update={"masked_content": MaskedContent(content)})
+        return [paint(painter, InpaintRequest(picture, request.mask, parameters)).image.rgb for picture in pictures]
+
+    first, second = painted("fill")
+    assert np.array_equal(first[request.mask == 255], second[request.mask == 255])
+    first, second = painted("original")
+    assert not np.array_equal(first[request.mask == 255], second[request.mask == 255])
 
 
 def test_inverted_mask_paints_the_black_part(painter: Painter) -> None:

@@ -36,6 +36,7 @@ GOOD = [
     ("strength", "0.02", 0.02),
     ("strength", "1", 1.0),
     ("strength", ".5", 0.5),
+    ("masked_content", "fill", "fill"),
     ("region", "full", "full"),
     ("region", " mask ", "mask"),
     ("scheduler", "ddim", "ddim"),

@@ -59,6 +59,7 @@ def test_parameters_reach_the_painter(app: App) -> None:
         "prompt_weights": "false",
         "scheduler": "euler_a",
         "strength": "0.25",
+        "masked_content": "fill",
         "region": "full",
         "padding": "16",
         "soft_mask": "strength",

@@ -134,6 +134,24 @@ def composite(original: Picture, painted: Pixels, mask: Pixels) -> Picture:
     return Picture(rgb, alpha, original.icc_profile, original.exif)
 
 
+def fill_hole(picture: Pixels, mask: Pixels) -> Pixels:
+    """Continues the colours around the hole smoothly into it.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        mask: (H, W) uint8; only pixels of level 0 are continued, only the hole is filled.
+
+    Returns:
+        (H, W, 3) uint8; ``picture`` itself where the mask has no 0.
+    """
+    known = (mask == 0).astype(np.float32)
+    if not known.any():
+        return picture
+    filled = _smoothly_filled(picture * known[:, :, None], known)
+    rounded: Pixels = np.clip(filled + 0.5, 0, 255).astype(np.uint8)
+    return np.where(hole(mask)[:, :, None], rounded, picture)
+
+
 def match_colours(painted: Pixels, original: Pixels, mask: Pixels) -> Pixels:
     """Takes the colour drift of model and VAE out of a painted canvas, so that no border shows at the mask.
 

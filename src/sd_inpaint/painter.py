@@ -23,6 +23,7 @@ from sd_inpaint.schema import (
     InpaintParameters,
     InpaintRequest,
     InpaintResult,
+    MaskedContent,
     SoftMask,
     Variation,
 )
@@ -229,6 +230,8 @@ def _cut(
     tasks = []
     for canvas in canvases:
         pixels, hole = geometry.cut(canvas, image.rgb), geometry.cut_mask(canvas, mask)
+        if parameters.masked_content is MaskedContent.FILL and parameters.strength < 1:
+            pixels = masks.fill_hole(pixels, hole)
         tasks += [CanvasTask(pixels, hole, parameters, seed) for seed in seeds]
     return tasks
 

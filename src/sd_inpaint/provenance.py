@@ -9,12 +9,12 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from sd_inpaint import __version__
-from sd_inpaint.schema import InpaintParameters, InpaintResult, Region, SchedulerName
+from sd_inpaint.schema import InpaintParameters, InpaintResult, MaskedContent, Region, SchedulerName
 
 SOFTWARE: Final = f"sd-inpaint {__version__}"
 """The program's name and version as files carry it."""
 
-_SAMPLERS: Final[dict[SchedulerName, tuple[str, str | None]]] = {
+SAMPLERS: Final[dict[SchedulerName, tuple[str, str | None]]] = {
     SchedulerName.DDIM: ("DDIM", None),
     SchedulerName.PNDM: ("PLMS", None),
     SchedulerName.EULER: ("Euler", None),
@@ -61,7 +61,7 @@ def texts(parameters: InpaintParameters, result: InpaintResult, *, model: str) -
     """
     if result.steps == 0:
         return {}
-    sampler, schedule = _SAMPLERS.get(parameters.scheduler, (None, None))
+    sampler, schedule = SAMPLERS.get(parameters.scheduler, (None, None))
     cropped = parameters.region is not Region.FULL and any(not _is_whole(region, result) for region in result.regions)
     settings: dict[str, object] = {
         "Steps": parameters.num_inference_steps,
@@ -75,7 +75,7 @@ def texts(parameters: InpaintParameters, result: InpaintResult, *, model: str) -
         "Mask blur": f"{parameters.mask_blur:g}" if parameters.mask_blur else None,
         "Mask grow": parameters.mask_grow or None,
         "Mask mode": "Inpaint not masked" if parameters.mask_invert else None,
-        "Masked content": "latent noise" if parameters.strength == 1 else None,
+        "Masked content": _masked_content(parameters),
         "Inpaint area": "Only masked" if cropped else None,
         "Masked area padding": parameters.padding if cropped else None,
         "RNG": "CPU",
@@ -105,6 +105,13 @@ def xmp(result: InpaintResult, *, model: str) -> bytes | None:
         tool=quoteattr(SOFTWARE), source_type=quoteattr(_SOURCE_TYPES + source_type), model=quoteattr(_writable(model))
     )
     return packet.encode("utf-8")
+
+
+def _masked_content(parameters: InpaintParameters) -> str | None:
+    """A1111's words for it; "original" is what they leave out."""
+    if parameters.strength == 1:
+        return "latent noise"
+    return "fill" if parameters.masked_content is MaskedContent.FILL else None
 
 
 def _is_whole(region: str, result: InpaintResult) -> bool:

@@ -39,6 +39,16 @@ class SoftMask(StrEnum):
     """How far the model may go: a half-grey pixel is denoised from half-way on, so it keeps what it showed."""
 
 
+class MaskedContent(StrEnum):
+    """What lies in the hole before it is denoised; at strength 1.0 it is lost in noise either way."""
+
+    ORIGINAL = "original"
+    """What the picture shows there."""
+
+    FILL = "fill"
+    """The colours of its surroundings, smoothly continued."""
+
+
 class SchedulerName(StrEnum):
     """The samplers a caller may name."""
 
@@ -87,6 +97,10 @@ class InpaintParameters(BaseModel):
         le=1.0,
         allow_inf_nan=False,
         description="How far the hole is taken back to noise: 1.0 forgets what was there, less keeps some of it.",
+    )
+    masked_content: MaskedContent = Field(
+        default=MaskedContent.ORIGINAL,
+        description="What strength below 1.0 starts from: what was there, or the colours around it.",
     )
     region: Region = Field(default=Region.AUTO, description="Which part of the picture the model works on.")
     padding: int | None = Field(

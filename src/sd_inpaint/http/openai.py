@@ -145,12 +145,7 @@ def read_options(texts: Mapping[str, str]) -> EditOptions:
         own.setdefault("num_inference_steps", str(QUALITY_STEPS[chosen["quality"]]))
     if "n" in texts:
         own["num_images"] = texts["n"]
-    try:
-        parameters = read_parameters(own)
-    except InvalidParameterError as error:
-        if error.facts.get("field") != "num_images":
-            raise
-        raise InvalidParameterError(str(error).replace("num_images", "n"), **{**error.facts, "field": "n"}) from error
+    parameters = read_parameters(own, called={"num_images": "n"})
     return EditOptions(parameters, ImageFormat(chosen["output_format"]), texts.get("size", "auto").strip().lower())
 
 

@@ -24,18 +24,24 @@ SHOWN_CHARACTERS = 40
 """A wrong value is quoted up to this length."""
 
 
-def read_parameters(texts: Mapping[str, str]) -> InpaintParameters:
+def read_parameters(texts: Mapping[str, str], called: Mapping[str, str] | None = None) -> InpaintParameters:
     """Reads and checks everything a caller may set beside the files.
+
+    Args:
+        texts: Each by its name in the schema.
+        called: What the caller calls some of them, for messages: a dialect's ``steps``, say.
 
     Raises:
         MissingFieldError: If a required text is not there.
         InvalidParameterError: If a value is of another type or out of bounds; the message says which, and the bounds.
     """
+    called = called or {}
     fields = InpaintParameters.model_fields
     for name, field in fields.items():
         if field.is_required() and name not in texts:
-            raise MissingFieldError(f"The field {name!r} is missing; it must be a text.", field=name)
-    values = {name: _read(name, fields[name], text) for name, text in texts.items()}
+            shown = called.get(name, name)
+            raise MissingFieldError(f"The field {shown!r} is missing; it must be a text.", field=shown)
+    values = {name: _read(name, fields[name], text, called) for name, text in texts.items()}
     try:
         return InpaintParameters.model_validate(values)
     except ValidationError as error:
@@ -43,7 +49,7 @@ def read_parameters(texts: Mapping[str, str]) -> InpaintParameters:
         name = str(first["loc"][0])
         # What pydantic found is said in this service's words; what the schema itself checks has a sentence of its own.
         sentence = None if first["type"] in _PYDANTIC_ERRORS else f"{first['msg']}."
-        raise _refusal(name, fields[name], texts.get(name, ""), sentence) from error
+        raise _refusal(called.get(name, name), fields[name], texts.get(name, ""), sentence) from error
 
 
 def read_seconds(name: str, text: str, longest: float) -> float:
@@ -97,7 +103,7 @@ def _kind(field: FieldInfo) -> type:
     return cast("type", annotation)
 
 
-def _read(name: str, field: FieldInfo, text: str) -> object:
+def _read(name: str, field: FieldInfo, text: str, called: Mapping[str, str]) -> object:
     kind = _kind(field)
     if kind is str:
         return text
@@ -105,7 +111,7 @@ def _read(name: str, field: FieldInfo, text: str) -> object:
     try:
         return reader(text)
     except ValueError as error:
-        raise _refusal(name, field, text) from error
+        raise _refusal(called.get(name, name), field, text) from error
 
 
 def _read_whole(text: str) -> int:
