@@ -13,6 +13,7 @@ from sd_inpaint.http.health import SERVICE
 from sd_inpaint.http.jobs import JOBS, KEY_HEADER
 from sd_inpaint.http.openai import CHOICES, EDITS, FREE_TEXTS, MODELS
 from sd_inpaint.http.results import JSON, OFFERED
+from sd_inpaint.http.webui import DEFAULTS, PREFIX
 
 INPAINT = "/sd-inpaint/inpaint"
 HEALTH = "/sd-inpaint/health"
@@ -51,7 +52,7 @@ def correct(spec: OpenAPISpecification) -> OpenAPISpecification:
     )
     paths[INFO] = PathItem(get=_read("The model, and each parameter's default and bounds.", {"type": "object"}, {401}))
     paths |= _jobs(post)
-    paths |= _openai()
+    paths |= _openai() | _webui()
     components: Any = spec.components
     components = {**components, "schemas": {**components["schemas"], "Error": _ERROR_SCHEMA}}
     return attrs.evolve(spec, paths=paths, components=components)
@@ -122,6 +123,40 @@ def _openai() -> dict[str, PathItem]:
         },
     }
     return {EDITS: PathItem(post=edit), MODELS: PathItem(get=_read("The served model.", {"type": "object"}, {401}))}
+
+
+def _webui() -> dict[str, PathItem]:
+    """The paths of the web UI's dialect."""
+    fields = {name: {"default": default} for name, default in DEFAULTS.items()}
+    files = {
+        "init_images": {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1, "maxItems": 1},
+        "mask": {"type": "string", "format": "byte"},
+    }
+    call = {"type": "object", "properties": {**files, **fields}, "required": ["init_images"]}
+    pictures = {"type": "array", "items": {"type": "string", "format": "byte"}}
+    answer = {"images": pictures, "parameters": {"type": "object"}, "info": {"type": "string"}}
+    post = {
+        "operationId": "SDInpaint__img2img",
+        "summary": "Repaint a mask, as clients of AUTOMATIC1111's web UI ask for it",
+        "description": "Fields that ask for what is not done here are refused by name.",
+        "requestBody": {"required": True, "content": {JSON: {"schema": call}}},
+        "responses": {
+            "200": {
+                "description": "The painted pictures, in base64.",
+                "content": {JSON: {"schema": {"type": "object", "properties": answer}}},
+            },
+            **_errors({400, 401, 413, 415, 422, 429, 500, 503, 504}),
+        },
+    }
+    lists = {
+        "sd-models": "The served model.",
+        "samplers": "Names that sampler_name takes.",
+        "scripts": "No scripts.",
+        "options": "The served model, as an option.",
+    }
+    return {f"{PREFIX}/img2img": PathItem(post=post)} | {
+        f"{PREFIX}/{name}": PathItem(get=_read(description, {}, {401})) for name, description in lists.items()
+    }
 
 
 def _painted() -> dict[str, Any]:
