@@ -13,6 +13,7 @@ import pytest
 import sd_inpaint
 from conftest import ROOT, free_port
 from processes import wait_for
+from sd_inpaint.http import page
 from sd_inpaint.http.forms import UPLOAD_SECONDS
 from test_scripts import pins, run, tracked
 
@@ -95,6 +96,8 @@ def test_serves_the_embedded_model_from_another_folder(bento: Path, tmp_path: Pa
             timeout=120,
         )
         assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+        for path in page.FILES:
+            assert httpx.get(f"http://127.0.0.1:{port}{path}").status_code == 200
     finally:
         server.terminate()
         server.wait(60)
