@@ -10,7 +10,8 @@ prompt ``"quoted"`` keeps its quotes.
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from anyio import fail_after
@@ -87,14 +88,9 @@ async def read_form(request: Request, fields: FormFields) -> Form:
         CancelledError: If the client leaves meanwhile.
     """
     reader = _Reader(fields, _boundary(request))
-    try:
-        with fail_after(UPLOAD_SECONDS):
-            async for chunk in request.stream():
-                reader.write(chunk)
-    except ClientDisconnect as error:
-        raise CancelledError("The caller left while the request was being read.") from error
-    except TimeoutError as error:
-        raise UploadTimeoutError(f"The body did not come in within {UPLOAD_SECONDS:g} seconds.") from error
+    with reading_body():
+        async for chunk in request.stream():
+            reader.write(chunk)
     reader.end()
     is_json_client = request.headers.get("user-agent", "").startswith(JSON_CLIENT_AGENT)
     texts = {}
@@ -108,6 +104,23 @@ async def read_form(request: Request, fields: FormFields) -> Form:
     if missing:
         raise MissingFieldError(f"The field {missing[0]!r} is missing; it must be a file.", field=missing[0])
     return Form(files={name: bytes(part.data) for name, part in reader.files.items()}, texts=texts)
+
+
+@contextmanager
+def reading_body() -> Iterator[None]:
+    """Bounds the time that a body takes to come in, and says what has become of one that does not.
+
+    Raises:
+        UploadTimeoutError: If it takes longer than UPLOAD_SECONDS.
+        CancelledError: If the client leaves meanwhile.
+    """
+    try:
+        with fail_after(UPLOAD_SECONDS):
+            yield
+    except ClientDisconnect as error:
+        raise CancelledError("The caller left while the request was being read.") from error
+    except TimeoutError as error:
+        raise UploadTimeoutError(f"The body did not come in within {UPLOAD_SECONDS:g} seconds.") from error
 
 
 def _boundary(request: Request) -> bytes:

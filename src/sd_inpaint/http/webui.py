@@ -14,14 +14,13 @@ from typing import Any
 
 import anyio.to_thread
 import numpy as np
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sd_inpaint import codecs, provenance
 from sd_inpaint.codecs import ImageFormat
 from sd_inpaint.errors import (
-    CancelledError,
     InpaintError,
     InvalidParameterError,
     MalformedBodyError,
@@ -29,6 +28,7 @@ from sd_inpaint.errors import (
     UnsupportedMediaTypeError,
 )
 from sd_inpaint.http.errors import error_response
+from sd_inpaint.http.forms import reading_body
 from sd_inpaint.http.inpainting import Inpainting
 from sd_inpaint.http.parameters import read_parameters
 from sd_inpaint.http.results import describing_headers, encode_all
@@ -288,10 +288,8 @@ async def _read_body(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError(f"The body must be application/json, not {media_type[:100]!r}.")
-    try:
+    with reading_body():
         return await request.body()
-    except ClientDisconnect as error:
-        raise CancelledError("The caller left while the request was being read.") from error
 
 
 def _parse(body: bytes) -> dict[str, Any]:
