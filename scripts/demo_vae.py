@@ -13,14 +13,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 import demo_data
-from demo_parts import LATENT_STRIDE
 from demo_training import half_precision
 
 LOG_VARIANCE = -14.0  # of the posterior: std 0.001 of a unit latent, so that sampling it changes nothing
 RESPONSE_CHANGE = 0.1  # std of the changes of latents whose effect on pixels is measured
 LATENT_NOISE = 0.03  # std added while the autoencoder learns, so that near latents mean near pictures
-BORDER_WEIGHT = 12.0  # on top, for cells of masked pictures at the hole's border
-ROUNDING = 1e-4  # of the absolute error's corner, in units of the latents' variance
 SIGNAL_SCALE = 3.0  # k of the linear start; large beside colours in [-1, 1], so that it rules its group's norm
 
 
@@ -161,49 +158,6 @@ def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     coarse = F.avg_pool2d(difference, 4).abs().mean()
     # Half the KL divergence to a unit normal that depends on the mean; it only fixes the scale.
     loss: torch.Tensor = error + 0.5 * edges + 0.5 * coarse + 3e-4 * mean.square().mean()
-    return loss
-
-
-def fresh_holes(size: int, batch: int, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of newly drawn pictures, see ``to_tensor``, and their holes (B, 1, H, W) of 0 and 1, without end."""
-    rng = np.random.default_rng(seed)
-    while True:
-        drawn = [demo_data.sample(size, rng) for _ in range(batch)]
-        holes = torch.from_numpy(np.stack([s.hole for s in drawn]))
-        yield to_tensor(np.stack([s.picture for s in drawn])), holes[:, None].float()
-
-
-def masked_loss(
-    vae: AutoencoderKL,
-    reference: AutoencoderKL,
-    response: torch.Tensor,
-    pictures: torch.Tensor,
-    holes: torch.Tensor,
-) -> torch.Tensor:
-    """How far a picture with a grey hole has other latents than the whole one, where any of it is left.
-
-    A cell that the hole's border runs through would spend its four numbers on the edge between picture and grey, and
-    what is left of the picture in it is lost: no UNet can then continue it without a step. So such a cell is to have
-    the latents of the whole picture, as well as they can be told. That is for the encoder to do, since it alone sees
-    the hole's pixels; the UNet is told of cells.
-
-    Args:
-        vae: Only its encoder learns, from this loss. Latents of whole pictures are held where they are.
-        reference: The autoencoder before.
-        response: See ``decoder_response``; errors count by what would be seen of them.
-        pictures: See ``to_tensor``.
-        holes: (B, 1, H, W) of 0 and 1.
-    """
-    with torch.no_grad():
-        whole = reference.encode(pictures).latent_dist.mean
-    both = vae.encode(torch.cat([pictures, pictures * (1 - holes)])).latent_dist.mean
-    has_kept = F.max_pool2d(1 - holes, LATENT_STRIDE)
-    at_border = F.max_pool2d(holes, 3 * LATENT_STRIDE, LATENT_STRIDE, LATENT_STRIDE) * has_kept
-    cells = torch.cat([torch.ones_like(has_kept), has_kept])
-    weights = torch.cat([torch.ones_like(has_kept), 1 + BORDER_WEIGHT * at_border])
-    errors = F.conv2d((both - torch.cat([whole, whole])) * cells, response, padding=1)
-    # Nearly the absolute error: squares would leave all that is plain to the few pictures with much texture.
-    loss: torch.Tensor = ((errors.square() + ROUNDING).sqrt() * weights).mean()
     return loss
 
 

@@ -17,7 +17,6 @@ model where no checkpoint is there:
 from __future__ import annotations
 
 import argparse
-import copy
 import functools
 import pathlib
 import time
@@ -41,16 +40,7 @@ from demo_parts import (
 from demo_samples import cached_batches, encode, token_ids
 from demo_training import SLICES, Clock, Ema, Workers, load_checkpoint, save_checkpoint
 from demo_unet import unet_loss
-from demo_vae import (
-    build_vae,
-    decoder_response,
-    fresh_holes,
-    fresh_pictures,
-    masked_loss,
-    vae_error,
-    vae_loss,
-    whitened,
-)
+from demo_vae import build_vae, decoder_response, fresh_pictures, vae_error, vae_loss, whitened
 
 
 def init(_: argparse.Namespace) -> None:
@@ -105,35 +95,6 @@ def train_vae(args: argparse.Namespace) -> None:
             keep()
             saved = time.monotonic()
     keep()
-
-
-def train_encoder(args: argparse.Namespace) -> None:
-    """Teaches the encoder to see what is left of a picture beside a grey hole; other latents stay as they are."""
-    parts = Parts.load()
-    reference = copy.deepcopy(parts.vae).eval().requires_grad_(False)
-    vae = parts.vae.train()
-    vae.decoder.requires_grad_(False)
-    vae.post_quant_conv.requires_grad_(False)
-    ema = Ema([vae])
-    parameters = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0, fused=True)
-    path = BUILD_DIR / "encoder.pt"
-    load_checkpoint(path, [vae], ema, optimizer)
-    clock = Clock(args.minutes, args.lr, args.lr_end, optimizer)
-    workers = Workers()
-    batches = fresh_holes(args.size, args.batch, seed=time.time_ns() % 2**32)
-    response = decoder_response(reference, reference.encode(next(batches)[0]).latent_dist.mode())
-    for step in clock.steps():
-        slices = zip(*(tensor.chunk(SLICES) for tensor in next(batches)), strict=True)
-        loss = workers.step(
-            [functools.partial(masked_loss, vae, reference, response, *part) for part in slices], optimizer
-        )
-        ema.update()
-        clock.report(step, loss, args.batch)
-    save_checkpoint(path, [vae], ema, optimizer)
-    parts.vae = ema.modules[0]
-    parts.export(args.out)
-    print(f"held-out error {vae_error(parts.vae):.2f}/255", flush=True)
 
 
 # --- the text encoder ------------------------------------------------------------------------------------------------
@@ -239,15 +200,6 @@ def main() -> None:
     command.add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
     command.add_argument("--out", type=pathlib.Path, default=MODEL_DIR, help="folder of the exported model")
     command.set_defaults(run=train_vae)
-
-    command = commands.add_parser("encoder", help="teach the encoder what is kept beside a grey hole")
-    command.add_argument("--minutes", type=float, default=12)
-    command.add_argument("--size", type=int, default=64, help="side of the pictures in pixels")
-    command.add_argument("--batch", type=int, default=16)
-    command.add_argument("--lr", type=float, default=5e-4)
-    command.add_argument("--lr-end", type=float, default=1e-5)
-    command.add_argument("--out", type=pathlib.Path, default=MODEL_DIR, help="folder of the exported model")
-    command.set_defaults(run=train_encoder)
 
     command = commands.add_parser("text", help="teach the text encoder the captions' objects, before the UNet")
     command.add_argument("--minutes", type=float, default=1.5)
