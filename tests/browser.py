@@ -19,7 +19,8 @@ ARGUMENTS = (
 )
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while it is there, an event loop runs in this thread, and no test could start one.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """The browser, a ``playwright.sync_api.Browser``."""
     install_or_skip("test-tools")
