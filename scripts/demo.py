@@ -47,7 +47,7 @@ def main() -> int:
             print(f"The result is {RESULT.absolute()} ({PHOTO.relative_to(ROOT)} is what it was made of).")
             if arguments.once:
                 return 0
-            print(f"The server goes on at {url}; its log is {log}.")
+            print(f"The server goes on at {url}, where a browser shows a page to paint by hand; its log is {log}.")
             print(f"To stop it: Ctrl+C, or kill {os.getpid()}", flush=True)
             server.wait()
             raise DemoError("The server ended by itself.")

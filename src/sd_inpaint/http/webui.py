@@ -242,14 +242,16 @@ def read_call(sent: Mapping[str, Any]) -> Img2Img:
             raise InvalidParameterError(f"{name} asks for what this service does not do; leave it out.", field=name)
     sampler, scheduler = _read_sampler(values)
     own = {ours: _as_text(theirs, values[theirs]) for theirs, ours in TEXTS.items()}
-    own |= {"scheduler": str(scheduler), "num_images": str(_count(values)), "masked_content": _masked_content(values)}
+    own |= {"scheduler": str(scheduler), "num_images": _count(values), "masked_content": _masked_content(values)}
     is_cropped = values["inpaint_full_res"] and "mask" in values
     if is_cropped:
         own["region"] = "mask"
     else:
         own["region"] = "full"
         del own["padding"]
-    parameters = read_parameters(own, called={ours: theirs for theirs, ours in TEXTS.items()})
+    parameters = read_parameters(
+        own, called={ours: theirs for theirs, ours in TEXTS.items()} | {"num_images": "batch_size"}
+    )
     return Img2Img(
         parameters=parameters,
         image=_read_image(values),
@@ -342,12 +344,12 @@ def _read_sampler(values: Mapping[str, Any]) -> tuple[str, SchedulerName]:
     )
 
 
-def _count(values: Mapping[str, Any]) -> int:
+def _count(values: Mapping[str, Any]) -> str:
+    """How many pictures: as many batches as are asked for, of as many each; the bound is the schema's."""
     counts = values["batch_size"], values["n_iter"]
-    most = 4
-    if not all(type(count) is int and count >= 1 for count in counts) or counts[0] * counts[1] > most:
-        raise InvalidParameterError(f"batch_size times n_iter must be from 1 to {most}.", field="batch_size")
-    return int(counts[0] * counts[1])
+    if not all(type(count) is int and count >= 1 for count in counts):
+        raise InvalidParameterError("batch_size and n_iter must be whole numbers from 1.", field="batch_size")
+    return str(counts[0] * counts[1])
 
 
 def _masked_content(values: Mapping[str, Any]) -> str:
