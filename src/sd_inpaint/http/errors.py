@@ -1,10 +1,15 @@
 """The one table of HTTP statuses, and the one JSON shape of errors: ``{"error": sentence, "code": slug, …facts}``."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import wraps
+from typing import TypeVar
 
-from starlette.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from sd_inpaint.errors import CallerError, InpaintError, QueueFullError
+
+Owner = TypeVar("Owner")
 
 STATUSES = {
     "malformed_body": 400,
@@ -93,6 +98,29 @@ def error_response(error: InpaintError) -> JSONResponse:
         status_code=STATUSES[error.code],
         headers=_headers(error),
     )
+
+
+def answering(
+    find: Callable[[], Owner],
+    method: Callable[[Owner, Request], Awaitable[Response]],
+    shape: Callable[[InpaintError], Response] = error_response,
+) -> Callable[[Request], Awaitable[Response]]:
+    """Makes a route's endpoint of a method, whose errors on purpose become responses.
+
+    Args:
+        find: Gives the method's owner, at each request: BentoML makes the service's instance after its routes.
+        method: Answers.
+        shape: What an error looks like to this route's callers.
+    """
+
+    @wraps(method)
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await method(find(), request)
+        except InpaintError as error:
+            return shape(error)
+
+    return endpoint
 
 
 def _headers(error: InpaintError) -> dict[str, str]:

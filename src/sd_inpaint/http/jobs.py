@@ -4,9 +4,8 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import wraps
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -15,8 +14,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from sd_inpaint import codecs
-from sd_inpaint.errors import InpaintError, InvalidParameterError, JobNotFoundError, JobNotReadyError
-from sd_inpaint.http.errors import STATUSES, error_response
+from sd_inpaint.errors import InvalidParameterError, JobNotFoundError, JobNotReadyError
+from sd_inpaint.http.errors import STATUSES, answering
 from sd_inpaint.http.events import stream_events
 from sd_inpaint.http.inpainting import Inpainting
 from sd_inpaint.http.journal import request_id
@@ -32,8 +31,6 @@ JOBS = "/sd-inpaint/jobs"
 KEY_HEADER = "Idempotency-Key"
 
 _KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Jobs:
@@ -151,23 +148,12 @@ def job_routes(find_jobs: Callable[[], Jobs]) -> list[Route]:
     Args:
         find_jobs: Called at each request: BentoML makes the service's instance after its routes.
     """
-
-    def answering(method: Callable[[Jobs, Request], Awaitable[Response]]) -> Endpoint:
-        @wraps(method)
-        async def endpoint(request: Request) -> Response:
-            try:
-                return await method(find_jobs(), request)
-            except InpaintError as error:
-                return error_response(error)
-
-        return endpoint
-
     return [
-        Route("/jobs", answering(Jobs.post), methods=["POST"]),
-        Route("/jobs/{id}", answering(Jobs.get), methods=["GET"]),
-        Route("/jobs/{id}", answering(Jobs.delete), methods=["DELETE"]),
-        Route("/jobs/{id}/result", answering(Jobs.get_result), methods=["GET"]),
-        Route("/jobs/{id}/events", answering(Jobs.get_events), methods=["GET"]),
+        Route("/jobs", answering(find_jobs, Jobs.post), methods=["POST"]),
+        Route("/jobs/{id}", answering(find_jobs, Jobs.get), methods=["GET"]),
+        Route("/jobs/{id}", answering(find_jobs, Jobs.delete), methods=["DELETE"]),
+        Route("/jobs/{id}/result", answering(find_jobs, Jobs.get_result), methods=["GET"]),
+        Route("/jobs/{id}/events", answering(find_jobs, Jobs.get_events), methods=["GET"]),
     ]
 
 

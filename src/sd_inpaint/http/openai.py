@@ -7,7 +7,7 @@ of ``/sd-inpaint/inpaint`` may be sent under its own name (``extra_body`` of the
 
 import base64
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import anyio.to_thread
@@ -19,7 +19,7 @@ from starlette.routing import Route
 from sd_inpaint import codecs
 from sd_inpaint.codecs import ImageFormat, Picture
 from sd_inpaint.errors import InpaintError, InvalidMaskError, InvalidParameterError, MissingFieldError
-from sd_inpaint.http.errors import error_response
+from sd_inpaint.http.errors import answering, error_response
 from sd_inpaint.http.forms import Form, FormFields, read_form
 from sd_inpaint.http.inpainting import Inpainting
 from sd_inpaint.http.parameters import read_parameters
@@ -192,24 +192,10 @@ def openai_routes(find_edits: Callable[[], OpenAIEdits]) -> list[Route]:
     Args:
         find_edits: Called at each request: BentoML makes the service's instance after its routes.
     """
-
-    async def post_edit(request: Request) -> Response:
-        return await _answered(find_edits().post_edit(request))
-
-    async def get_models(request: Request) -> Response:
-        return await _answered(find_edits().get_models(request))
-
     return [
-        Route(EDITS.removeprefix("/v1"), post_edit, methods=["POST"]),
-        Route(MODELS.removeprefix("/v1"), get_models, methods=["GET"]),
+        Route(EDITS.removeprefix("/v1"), answering(find_edits, OpenAIEdits.post_edit, openai_error), methods=["POST"]),
+        Route(MODELS.removeprefix("/v1"), answering(find_edits, OpenAIEdits.get_models, openai_error), methods=["GET"]),
     ]
-
-
-async def _answered(answer: Awaitable[Response]) -> Response:
-    try:
-        return await answer
-    except InpaintError as error:
-        return openai_error(error)
 
 
 def _choose(name: str, text: str) -> str:

@@ -8,7 +8,7 @@ mask is black, its bytes.
 import base64
 import binascii
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,12 @@ from starlette.routing import Route
 from sd_inpaint import codecs, provenance
 from sd_inpaint.codecs import ImageFormat
 from sd_inpaint.errors import (
-    InpaintError,
     InvalidParameterError,
     MalformedBodyError,
     MissingFieldError,
     UnsupportedMediaTypeError,
 )
-from sd_inpaint.http.errors import error_response
+from sd_inpaint.http.errors import answering
 from sd_inpaint.http.forms import reading_body
 from sd_inpaint.http.inpainting import Inpainting
 from sd_inpaint.http.parameters import read_parameters
@@ -267,22 +266,12 @@ def webui_routes(find_webui: Callable[[], WebUI]) -> list[Route]:
     Args:
         find_webui: Called at each request: BentoML makes the service's instance after its routes.
     """
-
-    def answering(method: Callable[[WebUI, Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            try:
-                return await method(find_webui(), request)
-            except InpaintError as error:
-                return error_response(error)
-
-        return endpoint
-
     return [
-        Route("/img2img", answering(WebUI.img2img), methods=["POST"]),
-        Route("/sd-models", answering(WebUI.list_models), methods=["GET"]),
-        Route("/samplers", answering(WebUI.list_samplers), methods=["GET"]),
-        Route("/scripts", answering(WebUI.list_scripts), methods=["GET"]),
-        Route("/options", answering(WebUI.get_options), methods=["GET"]),
+        Route("/img2img", answering(find_webui, WebUI.img2img), methods=["POST"]),
+        Route("/sd-models", answering(find_webui, WebUI.list_models), methods=["GET"]),
+        Route("/samplers", answering(find_webui, WebUI.list_samplers), methods=["GET"]),
+        Route("/scripts", answering(find_webui, WebUI.list_scripts), methods=["GET"]),
+        Route("/options", answering(find_webui, WebUI.get_options), methods=["GET"]),
     ]
 
 

@@ -159,7 +159,7 @@ async function follow(id) {
     const job = await service.follow(id, showProgress, running.abort.signal);
     if (job.state === "failed") say(job.error.error, true);
     else if (job.state === "cancelled") say("Cancelled.");
-    else showResult(await service.result(id));
+    else await showResult(await service.result(id));
   } catch (error) {
     if (error.name !== "AbortError") complain(error);
   } finally {
