@@ -108,10 +108,10 @@ class Parts:
     def export(self, folder: pathlib.Path = MODEL_DIR) -> None:
         """Writes the model in half precision, in the layout of a diffusers repository."""
         StableDiffusionInpaintPipeline(
-            vae=copy.deepcopy(self.vae).half(),
-            text_encoder=copy.deepcopy(self.text_encoder).half(),
+            vae=copy.deepcopy(self.vae).cpu().half(),
+            text_encoder=copy.deepcopy(self.text_encoder).cpu().half(),
             tokenizer=self.tokenizer,
-            unet=copy.deepcopy(self.unet).half(),
+            unet=copy.deepcopy(self.unet).cpu().half(),
             scheduler=build_scheduler(),
             safety_checker=None,
             feature_extractor=None,

@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,11 +14,60 @@ from transformers import CLIPTokenizer
 
 import demo_data
 from demo_parts import BUILD_DIR, LATENT_STRIDE, MAX_TOKENS, Parts
-from demo_training import THREADS, half_precision, start_worker
+from demo_training import CONVOLUTION_LAYOUT, DEVICE, DRAWERS, THREADS, half_precision, start_worker
 from demo_vae import to_tensor
 
 # Half of what stands in for a dropped caption is a negative prompt, see demo_data.no_caption.
 BACKGROUND_CAPTION_DROPOUT = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Newly drawn samples.
+
+    Attributes:
+        pictures: (B, H, W, 3) uint8.
+        holes: (B, H, W) bool.
+        captions: Of each.
+    """
+
+    pictures: torch.Tensor
+    holes: torch.Tensor
+    captions: list[str]
+
+    def on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures (B, 3, H, W) float32 in [-1, 1] and holes (B, 1, H, W) of 0 and 1."""
+        return to_tensor(self.pictures.to(DEVICE)), self.holes[:, None].to(DEVICE).float()
+
+
+class _Drawing(torch.utils.data.Dataset[demo_data.Sample]):
+    """Samples by number: the same, whichever process draws them."""
+
+    def __init__(self, size: int, seed: int, count: int) -> None:
+        self.size, self.seed, self.count = size, seed, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> demo_data.Sample:
+        return demo_data.sample(self.size, np.random.default_rng([self.seed, index]))
+
+
+def _collate(samples: list[demo_data.Sample]) -> Drawn:
+    pictures, holes = (np.stack([getattr(s, name) for s in samples]) for name in ("picture", "hole"))
+    return Drawn(torch.from_numpy(pictures), torch.from_numpy(holes), [s.caption for s in samples])
+
+
+def drawn_batches(size: int, batch: int, seed: int, count: int = 2**40) -> Iterator[Drawn]:
+    """Batches of ``count`` newly drawn samples; endless, in effect, where none is given."""
+    loader: torch.utils.data.DataLoader[demo_data.Sample] = torch.utils.data.DataLoader(
+        _Drawing(size, seed, count),
+        batch_size=batch,
+        num_workers=DRAWERS,
+        collate_fn=_collate,
+        prefetch_factor=8 if DRAWERS else None,
+    )
+    yield from loader
 
 
 def cache_paths(size: int) -> dict[str, pathlib.Path]:
@@ -26,9 +75,9 @@ def cache_paths(size: int) -> dict[str, pathlib.Path]:
     return {k: BUILD_DIR / f"{k}_{size}.npy" for k in ("latents", "masked", "holes", "tokens")}
 
 
-def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> np.ndarray:
+def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> np.ndarray:
     """``(len(captions), 77)`` uint16, padded as the pipeline pads."""
-    ids = tokenizer(captions, padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    ids = tokenizer(list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
     return np.asarray(ids, dtype=np.uint16)
 
 
@@ -41,8 +90,7 @@ def cell_holes(holes: np.ndarray) -> np.ndarray:
 
 def encode(parts: Parts, size: int, count: int, seed: int) -> None:
     """Draws the training set once and keeps its latents: ``(N, 4, h, w)`` float16, already scaled."""
-    # Channels last takes two thirds of the time here.
-    vae, scale = parts.vae.eval().to(memory_format=torch.channels_last), parts.vae.config.scaling_factor
+    vae = parts.vae.eval().to(DEVICE, memory_format=CONVOLUTION_LAYOUT)
     side = size // LATENT_STRIDE
     paths = cache_paths(size)
     BUILD_DIR.mkdir(parents=True, exist_ok=True)
@@ -50,29 +98,24 @@ def encode(parts: Parts, size: int, count: int, seed: int) -> None:
     kinds = {"latents": np.float16, "masked": np.float16, "holes": np.bool_, "tokens": np.uint16}
     shapes["tokens"] = (count, MAX_TOKENS)
     store = {k: np.lib.format.open_memmap(paths[k], "w+", kinds[k], shapes[k]) for k in shapes}
-    start, batch = time.monotonic(), 64
+    start, first = time.monotonic(), 0
 
     @torch.no_grad()  # which belongs to a thread, like the number of threads
-    def fill(first: int) -> tuple[int, list[str]]:
-        rows = slice(first, min(first + batch, count))
-        rng = np.random.default_rng([seed, first])
-        drawn = [demo_data.sample(size, rng) for _ in range(rows.stop - rows.start)]
-        pictures = to_tensor(np.stack([s.picture for s in drawn]))
-        holes = np.stack([s.hole for s in drawn])
-        masked = pictures * torch.from_numpy(~holes)[:, None]
+    def latents_of(pictures: torch.Tensor) -> np.ndarray:
         with half_precision():
-            for key, batch_pictures in (("latents", pictures), ("masked", masked)):
-                store[key][rows] = (vae.encode(batch_pictures).latent_dist.mode().float() * scale).half().numpy()
-        store["holes"][rows] = cell_holes(holes)
-        return first, [s.caption for s in drawn]
+            latents = vae.encode(pictures).latent_dist.mode().float() * vae.config.scaling_factor
+        return np.asarray(latents.half().cpu())
 
     with concurrent.futures.ThreadPoolExecutor(THREADS, initializer=start_worker) as pool:
-        for first, captions in pool.map(fill, range(0, count, batch)):
-            # Here and not in the threads: a tokenizer serves one at a time.
-            store["tokens"][first : first + len(captions)] = token_ids(parts.tokenizer, captions)
-            if first // batch % 50 == 0:
-                rate = (first + batch) / (time.monotonic() - start)
-                print(f"{first + batch} of {count}, {rate:.0f} samples/s", flush=True)
+        for batch in drawn_batches(size, 128, seed, count):
+            pictures, holes = batch.on_device()
+            rows = slice(first, first + len(pictures))
+            store["latents"][rows], store["masked"][rows] = pool.map(latents_of, (pictures, pictures * (1 - holes)))
+            store["holes"][rows] = cell_holes(batch.holes.numpy())
+            store["tokens"][rows] = token_ids(parts.tokenizer, batch.captions)
+            first = rows.stop
+            if first // 128 % 50 == 0:
+                print(f"{first} of {count}, {first / (time.monotonic() - start):.0f} samples/s", flush=True)
     for array in store.values():
         array.flush()
 
@@ -103,22 +146,27 @@ class Batch:
 
 def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -> Iterator[Batch]:
     """Random batches of the encoded samples, without end."""
-    store = {k: np.load(path, mmap_mode="r") for k, path in cache_paths(size).items()}
+    store = {k: torch.from_numpy(np.load(path)).to(DEVICE) for k, path in cache_paths(size).items()}
     rng = np.random.default_rng(seed)
-    empty = token_ids(tokenizer, [demo_data.no_caption(rng) for _ in range(2000)])
-    plain = {row.tobytes() for row in token_ids(tokenizer, list(demo_data.BACKGROUND_CAPTIONS))}
-    is_background = np.array([row.tobytes() in plain for row in store["tokens"]])
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    empty = _tokens_on_device(tokenizer, [demo_data.no_caption(rng) for _ in range(2000)])
+    plain = _tokens_on_device(tokenizer, demo_data.BACKGROUND_CAPTIONS)
+    tokens = store["tokens"].long()
+    is_background = torch.stack([(tokens == row).all(1) for row in plain]).any(0)
     while True:
-        order = rng.permutation(len(store["latents"]))
-        for first in range(0, len(order) - batch + 1, batch):
-            rows = np.sort(order[first : first + batch])
-            none = empty[rng.integers(len(empty), size=batch)]
-            is_dropped = is_background[rows] & (rng.random(batch) < BACKGROUND_CAPTION_DROPOUT)
-            tokens = np.where(is_dropped[:, None], none, store["tokens"][rows])
+        order = torch.randperm(len(tokens), device=DEVICE, generator=generator)
+        for rows in torch.split(order[: len(order) // batch * batch], batch):
+            none = empty[torch.randint(len(empty), (batch,), device=DEVICE, generator=generator)]
+            dice = torch.rand(batch, device=DEVICE, generator=generator)
+            is_dropped = is_background[rows] & (dice < BACKGROUND_CAPTION_DROPOUT)
             yield Batch(
-                torch.from_numpy(store["latents"][rows].astype(np.float32)),
-                torch.from_numpy(store["masked"][rows].astype(np.float32)),
-                torch.from_numpy(store["holes"][rows].astype(np.float32))[:, None],
-                torch.from_numpy(tokens.astype(np.int64)),
-                torch.from_numpy(none.astype(np.int64)),
+                store["latents"][rows].float(),
+                store["masked"][rows].float(),
+                store["holes"][rows].float()[:, None],
+                torch.where(is_dropped[:, None], none, tokens[rows]),
+                none,
             )
+
+
+def _tokens_on_device(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
+    return torch.from_numpy(token_ids(tokenizer, captions).astype(np.int64)).to(DEVICE)

@@ -22,7 +22,7 @@ DRIFT_WEIGHT = 0.5
 # Averages over blocks of so many cells are weighted by their own signal-to-noise ratio, which is higher: the hole's
 # colour is settled in the first steps. Source: Hoogeboom et al. (2023), "simple diffusion", multiscale loss
 LOSS_SCALES = (1, 4, 8)
-SMALL_LOSS = 0.03  # of a sample; below, losses count as they are, above, by their logarithm
+SMALL_LOSS = 0.3  # of a sample; below, losses count as they are, above, by their logarithm
 # Noise with a coarse part of up to this std, so that colours are taken from the surroundings at every step, and not
 # from what earlier steps have left in the noise. Source: Guttenberg (2023), "Diffusion with Offset Noise"
 OFFSET_NOISE = 0.3
@@ -47,7 +47,7 @@ def noise_with_drift(latents: torch.Tensor, snr: torch.Tensor) -> torch.Tensor:
     count, channels, *sides = latents.shape
     strength = (OFFSET_NOISE + DRIFT * snr.sqrt()).clamp(max=MAX_COARSE_NOISE) * torch.rand_like(snr)
     grid = COARSE_GRIDS[int(torch.randint(len(COARSE_GRIDS), ()))]
-    coarse = F.interpolate(torch.randn(count, channels, grid, grid), size=sides, mode="bilinear")
+    coarse = F.interpolate(latents.new_empty(count, channels, grid, grid).normal_(), size=sides, mode="bilinear")
     return torch.randn_like(latents) + strength * coarse
 
 
@@ -66,13 +66,14 @@ def unet_loss(
     """
     count = len(batch.latents)
     # Fewer of the least noisy steps, which have nothing left to decide.
-    timesteps = (torch.rand(count) ** 0.75 * len(alphas)).long()
+    device = batch.latents.device
+    timesteps = (torch.rand(count, device=device) ** 0.75 * len(alphas)).long()
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     snr = alpha / (1 - alpha)
     noise = noise_with_drift(batch.latents, snr)
     noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.latents
-    is_unnamed = (timesteps < OBJECTS_UNNAMED_BELOW) & (torch.rand(count) < UNNAMED_SHARE)
+    is_unnamed = (timesteps < OBJECTS_UNNAMED_BELOW) & (torch.rand(count, device=device) < UNNAMED_SHARE)
     tokens = torch.where(is_unnamed[:, None], batch.no_tokens, batch.tokens)
     with half_precision():
         words = text_encoder(tokens).last_hidden_state
@@ -81,7 +82,7 @@ def unet_loss(
     place = 1 + (HOLE_WEIGHT - 1) * batch.holes + BORDER_WEIGHT * near_hole * near_kept
     place = place / place.mean()
     error = F.conv2d(predicted.float() - velocity, response, padding=1)
-    loss = torch.zeros(count)
+    loss = torch.zeros(count, device=device)
     for cells in LOSS_SCALES:
         share = F.avg_pool2d(place, cells)
         mean_error = F.avg_pool2d(error * place, cells) / share

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,24 +12,22 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 import demo_data
-from demo_training import half_precision
+from demo_parts import LATENT_STRIDE
+from demo_training import DEVICE, half_precision
 
 LOG_VARIANCE = -14.0  # of the posterior: std 0.001 of a unit latent, so that sampling it changes nothing
 RESPONSE_CHANGE = 0.1  # std of the changes of latents whose effect on pixels is measured
+# Of the mean energy, on top for every direction: a change that is no longer small shows more than in proportion.
+FAINT_SHARE = 0.2
+BORDER_WEIGHT = 4.0  # on top, for pixels of masked pictures in cells that are hole in part and beside them
+MASKED_SHARE = 4  # one in so many masked pictures is decoded with its grey
 LATENT_NOISE = 0.03  # std added while the autoencoder learns, so that near latents mean near pictures
 SIGNAL_SCALE = 3.0  # k of the linear start; large beside colours in [-1, 1], so that it rules its group's norm
 
 
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
+def to_tensor(pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
     """``(B, H, W, 3)`` uint8 to ``(B, 3, H, W)`` float32 in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def fresh_pictures(size: int, batch: int, seed: int) -> Iterator[torch.Tensor]:
-    """Batches of newly drawn pictures for the autoencoder, without end."""
-    rng = np.random.default_rng(seed)
-    while True:
-        yield to_tensor(np.stack([demo_data.vae_picture(size, rng) for _ in range(batch)]))
+    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def build_vae() -> AutoencoderKL:
@@ -146,19 +143,62 @@ def _groups_to_outputs(conv: torch.nn.Conv2d, count: int, norm: torch.nn.GroupNo
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error, with extra weight on edges and on the coarse picture; for ``pictures`` see ``to_tensor``."""
+def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+    """Mean error of pictures, and of what an inpainting pipeline makes of them: their hole at mid-grey.
+
+    A latent cell that is grey in part would spend its four numbers on the edge between picture and grey, and what is
+    left of the picture in it would be lost: no UNet could then continue it without a step. So such a cell is to have
+    the latents of the whole picture, as well as its kept pixels and those around tell them. The encoder has to see to
+    that, for it alone sees the hole's pixels; the UNet is told of cells.
+
+    Args:
+        vae: Learns.
+        pictures: (B, 3, H, W), see ``to_tensor``.
+        holes: (B, 1, H, W) of 0 and 1.
+    """
+    kept_cells = F.max_pool2d(1 - holes, LATENT_STRIDE)
+    border_cells = kept_cells * F.max_pool2d(holes, LATENT_STRIDE)
+    shown = F.interpolate(kept_cells, scale_factor=LATENT_STRIDE)
+    border = F.interpolate(F.max_pool2d(border_cells, 3, stride=1, padding=1), scale_factor=LATENT_STRIDE)
+    count, some = len(pictures), math.ceil(len(pictures) / MASKED_SHARE)
     with half_precision():
-        mean = vae.encode(pictures).latent_dist.mean.float()
-        painted = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
-    difference = painted - pictures
-    error = difference.abs().mean()
-    # Edges and the coarse picture get a term of their own, for plain L1 leaves the one soft and the other tinted.
+        whole, masked = vae.encode(torch.cat([pictures, pictures * (1 - holes)])).latent_dist.mean.float().chunk(2)
+        # What is not kept is the UNet's to paint; here it is what a perfect one would have painted.
+        completed = torch.where(kept_cells > 0, masked, whole.detach())
+        noisy = whole + LATENT_NOISE * torch.randn_like(whole)
+        painted = vae.decode(torch.cat([noisy, completed, masked[:some]])).sample.float()
+    loss: torch.Tensor = _visible_error(painted[:count] - pictures)
+    loss = loss + _visible_error((painted[count : 2 * count] - pictures) * (1 + BORDER_WEIGHT * border))
+    loss = loss + 0.5 * (painted[2 * count :] - pictures[:some] * shown[:some]).abs().mean()
+    # Half the KL divergence to a unit normal that depends on the mean; it only fixes the scale.
+    loss += 3e-4 * whole.square().mean()
+    return loss
+
+
+def _visible_error(difference: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error; edges and the coarse picture count on top, for plain L1 leaves them soft and tinted."""
     edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
     coarse = F.avg_pool2d(difference, 4).abs().mean()
-    # Half the KL divergence to a unit normal that depends on the mean; it only fixes the scale.
-    loss: torch.Tensor = error + 0.5 * edges + 0.5 * coarse + 3e-4 * mean.square().mean()
-    return loss
+    return difference.abs().mean() + 0.5 * edges + 0.5 * coarse
+
+
+@torch.no_grad()
+def border_error(vae: AutoencoderKL, pictures: torch.Tensor, holes: torch.Tensor) -> float:
+    """Mean absolute error in grey levels (0..255) in cells that are hole in part, of masked pictures painted perfectly.
+
+    Args:
+        vae: Encodes what is kept; the latents of the hole are those of the whole picture.
+        pictures: (B, 3, H, W), see ``to_tensor``.
+        holes: (B, 1, H, W) of 0 and 1.
+    """
+    kept_cells = F.max_pool2d(1 - holes, LATENT_STRIDE)
+    border = F.interpolate(kept_cells * F.max_pool2d(holes, LATENT_STRIDE), scale_factor=LATENT_STRIDE)
+    total = 0.0
+    for picture, hole, kept, place in zip(pictures, holes, kept_cells, border, strict=True):
+        whole, masked = vae.encode(torch.stack([picture, picture * (1 - hole)])).latent_dist.mean
+        painted = vae.decode(torch.where(kept > 0, masked, whole)[None]).sample[0].clamp(-1, 1)
+        total += float(((painted - picture).abs() * place).sum())
+    return 127.5 * total / (3 * float(border.sum()))
 
 
 @torch.no_grad()
@@ -166,7 +206,7 @@ def vae_error(vae: AutoencoderKL, size: int = 96, count: int = 96) -> float:
     """Mean absolute reconstruction error in grey levels (0..255) on held-out pictures, a third of them with holes."""
     rng = np.random.default_rng(10**6)
     photos = demo_data.HELD_OUT_PHOTOS
-    pictures = to_tensor(np.stack([demo_data.vae_picture(size, rng, photos) for _ in range(count)]))
+    pictures = to_tensor(np.stack([demo_data.vae_picture(size, rng, photos) for _ in range(count)])).to(DEVICE)
     errors = [
         (vae.decode(vae.encode(batch).latent_dist.mode()).sample.clamp(-1, 1) - batch).abs().mean()
         for batch in pictures.chunk(count // 16)
@@ -178,26 +218,37 @@ def vae_error(vae: AutoencoderKL, size: int = 96, count: int = 96) -> float:
 def decoder_response(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     """What a small change of latents does to a cell's 4x4 pixels, as a convolution's weight.
 
-    White latents are equally large, but need not be equally visible: one of these four hardly is. An error put
-    through this convolution counts by what would be seen of it.
+    White latents are equally large, but not equally visible. An error put through this convolution counts by what would
+    be seen of it: 48 rows are what the pixels change by wherever the change is, four are the rest, a direction of the
+    latents each: what it changes differs from place to place, and its mean over places says too little of it.
 
     Args:
         vae: Its decoder is what is measured.
         latents: (B, 4, h, w), scaled; the pictures around which the changes are small.
 
     Returns:
-        (48, 4, 3, 3): a least squares fit over 3x3 cells, scaled so that white noise keeps its mean square.
+        (52, 4, 3, 3): a least squares fit over 3x3 cells, then the rest; white noise keeps its mean square.
     """
+
+    def change_of_pixels(batch: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        before, after = (vae.decode(x / vae.config.scaling_factor).sample for x in (batch, batch + change))
+        return F.pixel_unshuffle(after - before, LATENT_STRIDE).permute(0, 2, 3, 1).reshape(-1, 48)
+
     pixels, patches = [], []
     for batch in latents.chunk(math.ceil(len(latents) / 16)):
-        coarse = F.interpolate(torch.randn(*batch.shape[:2], 4, 4), size=batch.shape[2:], mode="bilinear")
+        coarse = F.interpolate(batch.new_empty(*batch.shape[:2], 4, 4).normal_(), size=batch.shape[2:], mode="bilinear")
         change = RESPONSE_CHANGE * (torch.randn_like(batch) + coarse)
-        before, after = (vae.decode(x / vae.config.scaling_factor).sample for x in (batch, batch + change))
-        pixels.append(F.pixel_unshuffle(after - before, 4).permute(0, 2, 3, 1).reshape(-1, 48))
+        pixels.append(change_of_pixels(batch, change))
         patches.append(F.unfold(change, 3, padding=1).transpose(1, 2).reshape(-1, 36))
-    weight: torch.Tensor = torch.linalg.lstsq(torch.cat(patches), torch.cat(pixels)).solution.T
-    weight = weight / weight.square().sum(1).mean().sqrt()
-    return weight.reshape(48, 4, 3, 3)
+    everywhere: torch.Tensor = torch.linalg.lstsq(torch.cat(patches), torch.cat(pixels)).solution.T.reshape(48, 4, 3, 3)
+    found, directions = torch.linalg.eigh(torch.einsum("oiyx,ojyx->ij", everywhere, everywhere))
+    some = latents[:32]
+    noise = RESPONSE_CHANGE * torch.randn_like(some[:, :1])
+    changes = [change_of_pixels(some, noise * direction.view(1, 4, 1, 1)) for direction in directions.T]
+    energy = torch.stack([change.square().sum(1).mean() for change in changes]) / RESPONSE_CHANGE**2
+    rest = (energy - found).clamp(min=0) + FAINT_SHARE * energy.mean()
+    weight = torch.cat([everywhere, F.pad((directions * rest.sqrt()).T[:, :, None, None], (1, 1, 1, 1))])
+    return weight / weight.square().sum((1, 2, 3)).mean().sqrt()
 
 
 @torch.no_grad()
@@ -208,7 +259,7 @@ def whitened(vae: AutoencoderKL) -> AutoencoderKL:
     """
     vae = copy.deepcopy(vae)
     rng = np.random.default_rng(7)
-    pictures = to_tensor(np.stack([demo_data.sample(96, rng).picture for _ in range(512)]))
+    pictures = to_tensor(np.stack([demo_data.sample(96, rng).picture for _ in range(512)])).to(DEVICE)
     latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in pictures.chunk(16)])
     rows = latents.permute(0, 2, 3, 1).reshape(-1, 4).double()
     mean, covariance = rows.mean(0), torch.cov(rows.T)

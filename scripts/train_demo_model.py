@@ -37,10 +37,10 @@ from demo_parts import (
     build_tokenizer,
     build_unet,
 )
-from demo_samples import cached_batches, encode, token_ids
-from demo_training import SLICES, Clock, Ema, Workers, load_checkpoint, save_checkpoint
+from demo_samples import cached_batches, drawn_batches, encode, token_ids
+from demo_training import CONVOLUTION_LAYOUT, DEVICE, SLICES, Clock, Ema, Workers, load_checkpoint, save_checkpoint
 from demo_unet import unet_loss
-from demo_vae import build_vae, decoder_response, fresh_pictures, vae_error, vae_loss, whitened
+from demo_vae import border_error, build_vae, decoder_response, vae_error, vae_loss, whitened
 
 
 def init(_: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def train_vae(args: argparse.Namespace) -> None:
     ``--decoder-only`` they stay good.
     """
     parts = Parts.load()
-    vae = parts.vae.train()
+    vae = parts.vae.to(DEVICE, memory_format=CONVOLUTION_LAYOUT).train()
     ema = Ema([vae])
     if args.decoder_only:
         vae.encoder.requires_grad_(False)
@@ -82,13 +82,15 @@ def train_vae(args: argparse.Namespace) -> None:
         save_checkpoint(path, [vae], ema, optimizer)
         parts.vae = ema.modules[0] if args.decoder_only else whitened(ema.modules[0])
         parts.export(args.out)
-        print(f"held-out error {vae_error(parts.vae):.2f}/255", flush=True)
+        of_border = border_error(parts.vae, *held_out)
+        print(f"held-out error {vae_error(parts.vae):.2f}/255, at the hole's border {of_border:.2f}/255", flush=True)
 
     workers = Workers()
-    pictures = fresh_pictures(args.size, args.batch, seed=time.time_ns() % 2**32)
+    drawn = drawn_batches(args.size, args.batch, seed=time.time_ns() % 2**32)
+    held_out = next(drawn).on_device()
     for step in clock.steps():
-        slices = next(pictures).chunk(SLICES)
-        loss = workers.step([functools.partial(vae_loss, vae, part) for part in slices], optimizer)
+        slices = zip(*(tensor.chunk(SLICES) for tensor in next(drawn).on_device()), strict=True)
+        loss = workers.step([functools.partial(vae_loss, vae, *part) for part in slices], optimizer)
         ema.update()
         clock.report(step, loss, args.batch)
         if time.monotonic() - saved > 300:
@@ -106,9 +108,9 @@ def train_text(args: argparse.Namespace) -> None:
     Every position from the caption's end on has to tell, for the UNet attends to all of them.
     """
     parts = Parts.load()
-    text_encoder = parts.text_encoder.train()
+    text_encoder = parts.text_encoder.to(DEVICE).train()
     nothing = len(demo_data.OBJECTS)  # the classes after the objects: background, and no caption
-    head = torch.nn.Linear(TEXT_WIDTH, nothing + 2)
+    head = torch.nn.Linear(TEXT_WIDTH, nothing + 2, device=DEVICE)
     parameters = [*text_encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     clock = Clock(args.minutes, args.lr, args.lr / 20, optimizer)
@@ -128,8 +130,8 @@ def train_text(args: argparse.Namespace) -> None:
             else (demo_data.background_caption if i == nothing else demo_data.no_caption)(rng)
             for i in labels
         ]
-        tokens = torch.from_numpy(token_ids(parts.tokenizer, captions).astype(np.int64))
-        pairs = zip(tokens.chunk(SLICES), torch.from_numpy(labels).chunk(SLICES), strict=True)
+        tokens = torch.from_numpy(token_ids(parts.tokenizer, captions).astype(np.int64)).to(DEVICE)
+        pairs = zip(tokens.chunk(SLICES), torch.from_numpy(labels).to(DEVICE).chunk(SLICES), strict=True)
         loss = workers.step([functools.partial(loss_of, *pair) for pair in pairs], optimizer)
         clock.report(step, loss, args.batch, every_seconds=10)
     parts.export()
@@ -149,7 +151,7 @@ def draw_samples(args: argparse.Namespace) -> None:
 def train_unet(args: argparse.Namespace) -> None:
     """Trains UNet and text encoder together on the encoded samples, exporting their average every few minutes."""
     parts = Parts.load()
-    modules = [parts.unet.train(), parts.text_encoder.train()]
+    modules = [parts.unet.to(DEVICE).train(), parts.text_encoder.to(DEVICE).train()]
     ema = Ema(modules)
     parameters = [p for m in modules for p in m.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
@@ -165,9 +167,9 @@ def train_unet(args: argparse.Namespace) -> None:
         Parts(parts.tokenizer, text_encoder, unet, parts.vae).export(args.out)
 
     workers = Workers()
-    alphas: torch.Tensor = build_scheduler().alphas_cumprod
+    alphas: torch.Tensor = build_scheduler().alphas_cumprod.to(DEVICE)
     batches = cached_batches(args.size, args.batch, parts.tokenizer, seed=time.time_ns() % 2**32)
-    response = decoder_response(parts.vae, next(batches).latents)
+    response = decoder_response(parts.vae.to(DEVICE), next(batches).latents)
     for step in clock.steps():
         slices = next(batches).chunk(SLICES)
         loss = workers.step(
@@ -225,8 +227,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # see Workers
     torch.set_flush_denormal(True)  # denormals slow a young network down many times
-    # At these sizes the fused attention's backward pass is the slowest operation of all; without it a step takes 0.7.
-    torch.backends.cuda.enable_flash_sdp(False)
+    if DEVICE.type == "cpu":
+        # At these sizes the fused attention's backward pass is the slowest operation of all; without it a step takes
+        # 0.7. The switch is the same for all devices, whatever it is called.
+        torch.backends.cuda.enable_flash_sdp(False)
     args.run(args)
 
 
