@@ -147,5 +147,10 @@ def load_checkpoint(
         module.load_state_dict(weights)
     ema.steps = state["ema_steps"]
     optimizer.load_state_dict(state["optimizer"])
+    for parameter, averages in optimizer.state.items():
+        # In the parameter's own memory layout, which another device's may not be: the fused step wants both alike.
+        averages.update(
+            {k: torch.empty_like(parameter).copy_(v) for k, v in averages.items() if v.shape == parameter.shape}
+        )
     print(f"going on from {path.name}", flush=True)
     return True

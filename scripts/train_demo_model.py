@@ -1,7 +1,8 @@
 """Trains the embedded demo model: a small Stable Diffusion inpainting model that paints emoji.
 
 Five steps, each of which can be stopped and run again; it goes on from ``build/demo_model``, or from the exported
-model where no checkpoint is there:
+model where no checkpoint is there. On two cores they take hours; where torch finds a GPU, that
+computes and the cores draw:
 
     python scripts/train_demo_model.py init                                 # untrained, but it loads
     python scripts/train_demo_model.py vae --minutes 35                     # autoencoder, then its export
@@ -10,6 +11,11 @@ model where no checkpoint is there:
     python scripts/train_demo_model.py unet --size 64 --minutes 40          # UNet and text encoder
     python scripts/train_demo_model.py encode --size 96 --samples 40000
     python scripts/train_demo_model.py unet --size 96 --minutes 40 --lr 4e-4
+
+    # as the last but one turn was, on one GPU: the autoencoder anew, then the networks on its latents
+    python scripts/train_demo_model.py vae --size 96 --batch 96 --minutes 2.6 --lr-end 5e-6
+    python scripts/train_demo_model.py encode --size 96 --samples 160000
+    python scripts/train_demo_model.py unet --size 96 --batch 1024 --minutes 7 --lr 1.2e-3 --lr-end 5e-6
 
 ``scripts/eval_demo_model.py`` says how good the result is.
 """
