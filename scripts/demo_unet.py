@@ -67,11 +67,11 @@ def unet_loss(
     batch: Batch,
     alphas: torch.Tensor,
 ) -> torch.Tensor:
-    """Min-SNR weighted error of v at several scales, the hole counting most.
+    """Min-SNR weighted error of v at several scales, the hole counting most; its root where the picture is told.
 
     Errors count by what would be seen of them: ``response`` is what ``demo_vae.decoder_response`` gives. ``alphas`` is
-    cumulative, (1000,). The mean over the batch is one of logarithms, nearly: an error counts by what it is of its
-    sample's own, so that a flat background, where the least error shows, counts as much as one with much to guess.
+    cumulative, (1000,). Of large losses the logarithm counts: a flat background, where the least error shows, is not
+    to be drowned by one with much to guess; nor are objects, all of which are much to guess in noise alone.
     """
     count = len(batch.latents)
     # Fewer of the least noisy steps, which have nothing left to decide.
@@ -79,8 +79,10 @@ def unet_loss(
     timesteps = (torch.rand(count, device=device) ** 0.75 * len(alphas)).long()
     alpha = alphas[timesteps].view(-1, 1, 1, 1)
     snr = alpha / (1 - alpha)
-    near_hole, near_kept = (F.max_pool2d(cells, 3, stride=1, padding=1) for cells in (batch.holes, 1 - batch.holes))
-    noise = noise_with_drift(batch.latents, snr, told=1 - batch.holes + 0.5 * batch.holes * near_kept)
+    kept = 1 - batch.holes
+    near_hole, near_kept = (F.max_pool2d(cells, 3, stride=1, padding=1) for cells in (batch.holes, kept))
+    border = near_hole * near_kept
+    noise = noise_with_drift(batch.latents, snr, told=kept + 0.5 * batch.holes * near_kept)
     noisy = alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise
     velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * batch.latents
     is_unnamed = (timesteps < OBJECTS_UNNAMED_BELOW) & (torch.rand(count, device=device) < UNNAMED_SHARE)
@@ -88,7 +90,7 @@ def unet_loss(
     with half_precision():
         words = text_encoder(tokens).last_hidden_state
         predicted = unet(torch.cat([noisy, batch.holes, batch.masked], 1), timesteps, words).sample
-    place = 1 + (HOLE_WEIGHT - 1) * batch.holes + BORDER_WEIGHT * near_hole * near_kept
+    place = 1 + (HOLE_WEIGHT - 1) * batch.holes + BORDER_WEIGHT * border
     place = place / place.mean()
     error = F.conv2d(predicted.float() - velocity, response, padding=1)
     loss = torch.zeros(count, device=device)
@@ -98,7 +100,7 @@ def unet_loss(
         weight = ((cells**2 * snr).clamp(max=MIN_SNR_GAMMA) + SNR_FLOOR) / (1 + snr) + DRIFT_WEIGHT
         loss = loss + (weight * share * mean_error.square()).mean((1, 2, 3))
     loss = (loss / SMALL_LOSS).log1p() * SMALL_LOSS
-    for region in (1 - batch.holes, near_hole * near_kept):
+    for region in (kept, border):
         squares = error.square().mean(1, keepdim=True) * region
         mean_square = squares.sum((1, 2, 3)) / region.sum((1, 2, 3)).clamp(min=1)
         loss = loss + EXACT_WEIGHT * (mean_square + ROUNDING).sqrt()
