@@ -534,7 +534,7 @@ def sample(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINI
 
 
 def vae_picture(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINING_PHOTOS) -> Rgb:
-    """A picture for the autoencoder: a sample, every third with its hole in mid-grey, as the encoder will see it."""
+    """A picture to measure the autoencoder by: a sample, every third with its hole in mid-grey, as it is encoded."""
     drawn = sample(size, rng, photos)
     if rng.random() < 1 / 3:
         return np.where(drawn.hole[..., None], np.uint8(128), drawn.picture)
