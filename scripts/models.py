@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bentoml
 
+import autoencoder
 from sd_inpaint import sources
 from sd_inpaint.errors import InpaintError, WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
@@ -31,8 +32,12 @@ def main() -> None:
     command.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="Hub id")
     command.add_argument("--revision", help="commit, branch or tag; the default model has a pinned one")
     command = commands.add_parser("import", help="take a folder in diffusers' layout, or a checkpoint in one file")
-    command.add_argument("path", type=Path, help="folder, .safetensors or .ckpt")
+    command.add_argument("path", help="folder, .safetensors, .ckpt, or sd-inpaint:VERSION")
     command.add_argument("--config-from", metavar="MODEL", help="folder or sd-inpaint:VERSION with a file's tokenizer")
+    command.add_argument(
+        "--vae", metavar="MODEL", help="folder or Hub id of an autoencoder to take for the model's own"
+    )
+    command.add_argument("--vae-revision", metavar="COMMIT", help="of the autoencoder on the Hub")
     command.add_argument("--version", help="what it is called in the store; by default a digest of its content")
     command = commands.add_parser("verify", help="compare every file with its SHA-256")
     command.add_argument("versions", nargs="*", metavar="version")
@@ -42,7 +47,7 @@ def main() -> None:
         if args.command == "pull":
             pull(args.model, args.revision)
         elif args.command == "import":
-            take(args.path, args.version, args.config_from)
+            take(args)
         elif args.command == "verify":
             for version in args.versions or versions():
                 verify(version)
@@ -62,21 +67,37 @@ def pull(model: str, revision: str | None) -> None:
     put(source.folder, source.revision, {"model": model, "revision": source.revision})
 
 
-def take(path: Path, version: str | None, config_from: str | None) -> None:
+def take(args: argparse.Namespace) -> None:
     """Puts a folder, or what is in a checkpoint, into the store, by default as a digest of its content."""
-    if path.is_dir():
-        if config_from is not None:
-            raise WeightsError(f"{path} is a folder, and has its own configs.\n--config-from is for a file.")
-        take_folder(path, version, {"model": "imported"})
-        return
-    # Only here, since it takes seconds to load; what transformers says meanwhile is for its own callers.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from single_file import convert
-
+    labels, allow_pickle = {"model": "imported"}, Settings.read().allow_pickle
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it says while it loads is for its own callers
     with tempfile.TemporaryDirectory() as work:
-        folder = Path(work) / "model"
-        convert(path, configs_of(config_from), folder, allow_pickle=Settings.read().allow_pickle)
-        take_folder(folder, version, {"model": "imported", "file": path.name, "sha256": sources.sha256(path)})
+        folder = folder_of(args.path)
+        if folder is None:
+            # Only here, since it takes seconds to load.
+            from single_file import convert
+
+            path, folder = Path(args.path), Path(work) / "model"
+            convert(path, configs_of(args.config_from), folder, allow_pickle=allow_pickle)
+            labels |= {"file": path.name, "sha256": sources.sha256(path)}
+        elif args.config_from is not None:
+            raise WeightsError(f"{args.path} is a folder, and has its own configs.\n--config-from is for a file.")
+        if args.vae is not None:
+            vae, vae_labels = autoencoder.locate(args.vae, args.vae_revision, allow_pickle=allow_pickle)
+            labels |= vae_labels
+            model, folder = folder, Path(work) / "swapped"
+            autoencoder.swap(model, vae, folder)
+        take_folder(folder, args.version, labels)
+
+
+def folder_of(model: str) -> Path | None:
+    """Gives the folder that is named, or that ``sd-inpaint:VERSION`` is in; None for a file."""
+    name, _, version = model.partition(":")
+    if name == sources.STORE_NAME and version:
+        if (folder := sources.stored(version)) is None:
+            raise WeightsError(f"{model} is not in the store.\nscripts/models list shows what is.")
+        return folder
+    return Path(model) if Path(model).is_dir() else None
 
 
 def configs_of(model: str | None) -> Path | None:
@@ -87,9 +108,7 @@ def configs_of(model: str | None) -> Path | None:
     """
     if model is None:
         return sources.stored(sources.PINNED_REVISION)
-    name, _, version = model.partition(":")
-    folder = sources.stored(version) if name == sources.STORE_NAME and version else Path(model)
-    if folder is None or not folder.is_dir():
+    if (folder := folder_of(model)) is None:
         raise WeightsError(f"--config-from {model} is not there.\nGive a folder, or what scripts/models list shows.")
     return folder
 

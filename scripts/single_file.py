@@ -194,11 +194,17 @@ def lay_out(file: Path, source: Path | None, target: Path) -> dict[str, bytes]:
     CLIPTextConfig(**TEXT_ENCODER).save_pretrained(target / "text_encoder")
     PNDMScheduler(**SCHEDULER, skip_prk_steps=True).save_pretrained(target / "scheduler")
     for name, config in CONFIGS.items():
-        if (source / name / config).is_file():
+        if (source / name / config).is_file() and _may_be_a_checkpoints(name, source / name / config):
             shutil.copyfile(source / name / config, target / name / config)
     configs = {name: (target / name / config).read_bytes() for name, config in CONFIGS.items()}
     # The embedded model's has the parts that a checkpoint has, and none for the safety checker.
     index = json.loads((Path(sd_inpaint.__file__).parent / "demo_model" / sources.INDEX).read_text("utf-8"))
-    index["scheduler"][1] = json.loads(configs["scheduler"])["_class_name"]
+    for name in ("vae", "scheduler"):
+        index[name][1] = json.loads(configs[name])["_class_name"]
     (target / sources.INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
     return configs
+
+
+def _may_be_a_checkpoints(name: str, path: Path) -> bool:
+    """Whether a config may be of what a checkpoint holds: its autoencoder is always of Stable Diffusion's own class."""
+    return name != "vae" or json.loads(path.read_text("utf-8")).get("_class_name") == AutoencoderKL.__name__

@@ -1,5 +1,6 @@
 """The numbered steps, held against diffusers' own pipeline on the same components."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sd_inpaint.errors import InvalidOutputError, OutOfMemoryError
 from sd_inpaint.jobs import CanvasTask
 from sd_inpaint.schedulers import create_scheduler
 from sd_inpaint.schema import InpaintParameters, SchedulerName, SoftMask
-from tiny_model import make_components, make_denoiser
+from tiny_model import make_components, make_denoiser, make_fitting_vae
 
 GOLDEN = Path(__file__).parent / "golden" / "denoiser.json"
 
@@ -96,6 +97,35 @@ def test_every_scheduler_equals_diffusers(
     task = make_task(scheduler=scheduler, strength=strength, num_inference_steps=6)
     ours = paint(make_denoiser(components), task)
     assert np.abs(ours - paint_with_diffusers(components, task) * 255).max() <= 0.51
+
+
+@pytest.mark.parametrize("hole", [(16, 8, 48, 40), (0, 0, 64, 64)], ids=["box", "everything"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_decoder_that_is_shown_what_is_kept_equals_diffusers(
+    components: dict[str, object], hole: tuple[int, int, int, int], strength: float
+) -> None:
+    """With an AsymmetricAutoencoderKL the canvas is that of diffusers' pipeline too."""
+    fitting = components | {"vae": make_fitting_vae()}
+    task = make_task(hole=hole, strength=strength)
+    ours = paint(make_denoiser(fitting), task)
+    assert np.abs(ours - paint_with_diffusers(fitting, task) * 255).max() <= 0.51
+
+
+def test_decoder_is_shown_what_is_kept_and_nothing_of_the_hole(components: dict[str, object]) -> None:
+    """An AsymmetricAutoencoderKL sees the pixels around the hole, and not those in it, which are to be painted over."""
+    denoiser = make_denoiser(components | {"vae": make_fitting_vae()})
+    task, other_hole, other_kept = make_task(), make_task(), make_task()
+    other_hole.image[8:40, 16:48] = 255
+    other_kept.image[40:, :] = 255
+    diffusion = denoiser.begin(task)
+    while diffusion.step < diffusion.steps:
+        denoiser.advance(diffusion, denoiser.predict([diffusion])[0])
+    inside = (slice(8, 40), slice(16, 48))
+    painted, same, changed = (
+        denoiser.finish(dataclasses.replace(diffusion, task=each))[inside] for each in (task, other_hole, other_kept)
+    )
+    assert (painted == same).all()
+    assert (painted != changed).any()
 
 
 def test_hole_edge_off_the_grid_takes_the_whole_cell(components: dict[str, object]) -> None:
@@ -198,9 +228,9 @@ def test_decoder_that_overflows_is_rescued_by_float32(
     decode = denoiser._model.decode
     asked: list[bool] = []
 
-    def overflow(latents: torch.Tensor, *, precise: bool, lean: bool) -> torch.Tensor:
+    def overflow(*tensors: torch.Tensor, precise: bool, lean: bool) -> torch.Tensor:
         asked.append(precise)
-        picture = decode(latents, precise=precise, lean=lean)
+        picture = decode(*tensors, precise=precise, lean=lean)
         return picture if precise else picture * float("nan")
 
     monkeypatch.setattr(denoiser._model, "decode", overflow)

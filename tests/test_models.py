@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from conftest import ROOT
 from hub import Hub
@@ -17,6 +19,7 @@ from sd_inpaint import sources, weights
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
 from test_scripts import run
+from tiny_model import make_fitting_vae
 
 UNET = "unet/diffusion_pytorch_model.fp16.safetensors"
 CHUNK = 10 * 1024 * 1024
@@ -202,3 +205,81 @@ def test_bento_of_the_real_model_holds_its_weights(pulled: Pulled, tmp_path: Pat
     )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout) == [DEFAULT_MODEL, str(folder)]
+
+
+@pytest.fixture(scope="module")
+def fitting_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An autoencoder for the embedded model's latents, of the class whose decoder is shown what is kept, untrained."""
+    folder = tmp_path_factory.mktemp("vae")
+    vae = make_fitting_vae()
+    vae.register_to_config(scaling_factor=1.0)
+    vae.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("where", ["folder", "hub", "pickle"])
+def test_another_autoencoder_takes_the_place_of_a_models_own(
+    pulled: Pulled, fitting_vae: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """``import --vae`` makes a version of its own, which the service and diffusers' pipeline load.
+
+    The published one for Stable Diffusion 1.5 is on the Hub as a pickle: taken by leave, and kept as safetensors.
+    """
+    shutil.copytree(pulled.home, store.parents[1], dirs_exist_ok=True)
+    published = Path(shutil.copytree(fitting_vae, tmp_path / "published"))
+    if where == "pickle":
+        file = published / "diffusion_pytorch_model.safetensors"
+        torch.save(load_file(file), file.with_suffix(".bin"))
+        file.unlink()
+    commit = "ab" * 20
+    with Hub(published, commit, ("someone/asymmetric",)) as hub:
+        named = [published] if where == "folder" else ["someone/asymmetric", "--vae-revision", commit]
+        command = ("import", TAG, "--vae", *named, "--version", "fitting")
+        if where == "pickle":
+            refused = models(hub, tmp_path, *command)
+            assert refused.returncode == 1
+            assert "SD_INPAINT_ALLOW_PICKLE=true" in refused.stderr
+        done = models(hub, tmp_path, *command, SD_INPAINT_ALLOW_PICKLE=str(where == "pickle"))
+    assert done.returncode == 0, done.stderr
+    assert "sd-inpaint:fitting is in the store" in done.stdout
+    kept = load_file(store / "fitting" / "vae" / "diffusion_pytorch_model.safetensors")
+    expected = load_file(fitting_vae / "diffusion_pytorch_model.safetensors")
+    assert kept.keys() == expected.keys()
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+    assert (store / "fitting" / UNET).read_bytes() == (store / sources.PINNED_REVISION / UNET).read_bytes()
+    settings = Settings(_env_file=None, model="sd-inpaint:fitting", device="cpu")  # type: ignore[call-arg]  # at run time
+    assert type(weights.load(settings)._model._vae).__name__ == "AsymmetricAutoencoderKL"  # type: ignore[attr-defined]
+    index = json.loads((store / "fitting" / "model_index.json").read_text("utf-8"))
+    assert index["vae"] == ["diffusers", "AsymmetricAutoencoderKL"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"scaling_factor": 0.13025}, "scaling factor 0.13025"),
+        ({"latent_channels": 16}, "channels 16"),
+        ({"down_block_out_channels": [8, 16, 16, 16]}, "stride 8"),
+        ({"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_autoencoder_of_other_latents_is_refused(
+    fitting_vae: Path, store: Path, tmp_path: Path, config: dict[str, object], words: str
+) -> None:
+    """An autoencoder to which the UNet's latents mean nothing is refused, by what differs."""
+    other = Path(shutil.copytree(fitting_vae, tmp_path / "other"))
+    known = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps(known | config), "utf-8")
+    done = models(None, tmp_path, "import", ROOT / "src" / "sd_inpaint" / "demo_model", "--vae", other)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert not store.exists() or not list(store.iterdir())
+
+
+def test_autoencoder_that_is_nowhere_is_refused(store: Path, tmp_path: Path) -> None:
+    """A name that is neither a folder nor had from the Hub is told in two lines."""
+    demo = ROOT / "src" / "sd_inpaint" / "demo_model"
+    done = models(None, tmp_path, "import", demo, "--vae", "someone/nothing")
+    assert done.returncode == 1
+    assert "--vae someone/nothing is no folder" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2

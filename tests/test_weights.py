@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from sd_inpaint import sources, weights
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
-from tiny_model import make_components
+from tiny_model import make_components, make_fitting_vae
 
 
 def save(components: dict[str, Any], folder: Path) -> Path:
@@ -54,6 +54,19 @@ def test_folder_loads_and_knows_what_it_holds(folder: Path) -> None:
     assert backend.info["files"]["unet/diffusion_pytorch_model.safetensors"] == digest
     assert backend.native_size == 64
     assert backend.stride == 4
+
+
+def test_autoencoder_is_of_the_class_that_its_config_names(folder: Path) -> None:
+    """Diffusers' inpainting pipeline knows two classes; any other is refused by its name."""
+    vae = make_fitting_vae()
+    vae.save_pretrained(folder / "vae")
+    backend = load(folder)
+    assert type(backend._model._vae) is type(vae)
+    assert backend.stride == 4
+    config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+    (folder / "vae" / "config.json").write_text(json.dumps(config | {"_class_name": "VQModel"}), "utf-8")
+    with pytest.raises(WeightsError, match="VQModel"):
+        load(folder)
 
 
 def test_embedded_model_loads_without_network(monkeypatch: pytest.MonkeyPatch) -> None:

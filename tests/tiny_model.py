@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AsymmetricAutoencoderKL, AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers import AddedToken
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -72,6 +72,21 @@ def make_components(*, vae_levels: int = 3, sample_size: int = 16, seed: int = 0
     )
     modules = {"unet": unet.eval(), "vae": vae.eval(), "text_encoder": text_encoder.eval()}
     return {**modules, "tokenizer": tokenizer, "scheduler": scheduler}
+
+
+def make_fitting_vae(*, sample_size: int = 16, seed: int = 0) -> AsymmetricAutoencoderKL:
+    """Makes an autoencoder for the same latents whose decoder is shown what is kept; its decoder is the wider one."""
+    torch.manual_seed(seed)
+    vae = AsymmetricAutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        down_block_out_channels=(8, 16, 16),
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        up_block_out_channels=(8, 16, 32),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=sample_size * 4,
+    )
+    return vae.eval()
 
 
 def make_tokenizer() -> CLIPTokenizer:

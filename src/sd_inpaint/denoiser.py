@@ -57,7 +57,8 @@ class Diffusion:
         timesteps: Those still to run, from noise to picture.
         latents: (1, 4, h, w) float32, as the scheduler keeps them.
         embeddings: (2, L, D), negative prompt first, or (1, L, D) where guidance is off.
-        hole: (1, 1, h, w) float32, 1 repaints.
+        pixel_hole: (1, 1, H, W) float32, 1 repaints.
+        hole: (1, 1, h, w) float32, the same in latent cells.
         masked_latents: (1, 4, h, w) float32: the picture with its hole at mid-grey.
         generator: On the CPU, so that a seed means the same on every device.
         known: What a soft mask holds on to; None where no grey is to be held.
@@ -69,6 +70,7 @@ class Diffusion:
     timesteps: torch.Tensor
     latents: torch.Tensor
     embeddings: torch.Tensor
+    pixel_hole: torch.Tensor
     hole: torch.Tensor
     masked_latents: torch.Tensor
     generator: torch.Generator
@@ -145,7 +147,7 @@ class Denoiser:
             soft = parameters.soft_mask is SoftMask.STRENGTH and bool(((task.mask > 0) & (task.mask < 255)).any())
             pixel_hole = _choose_hole(task.mask, soft=soft)
             cell_hole = torch.from_numpy(latent_hole(pixel_hole, self.stride)).to(self._model.device)
-            keep = torch.from_numpy(~pixel_hole).to(self._model.device)
+            holes = torch.from_numpy(pixel_hole)[None, None].float().to(self._model.device)
 
             # 4. Draw the noise; below full strength it lies over the picture.
             generator = torch.Generator("cpu").manual_seed(task.seed)
@@ -162,13 +164,14 @@ class Denoiser:
                 latents = noise * scheduler.init_noise_sigma
 
             # 5. Encode the picture without its hole.
-            masked_latents = self._sample_posterior(picture * keep, generator, lean=lean)
+            masked_latents = self._sample_posterior(picture * (1 - holes), generator, lean=lean)
             return Diffusion(
                 task=task,
                 scheduler=scheduler,
                 timesteps=timesteps,
                 latents=latents,
                 embeddings=embeddings,
+                pixel_hole=holes,
                 hole=cell_hole[None, None].float(),
                 masked_latents=masked_latents,
                 generator=generator,
@@ -246,9 +249,10 @@ class Denoiser:
             ContentFlaggedError: If the safety checker flags it.
         """
         with _translate_out_of_memory(), torch.inference_mode():
+            shown = _to_tensor(diffusion.task.image)
             for precise in (False, True):
                 # 10. Decode; a float16 VAE overflows on some pictures, so a bad one is decoded again in float32.
-                picture = self._model.decode(diffusion.latents, precise=precise, lean=lean)
+                picture = self._model.decode(diffusion.latents, shown, diffusion.pixel_hole, precise=precise, lean=lean)
                 if bool(torch.isfinite(picture).all()):
                     canvas = _to_pixels(picture)
                     if canvas.max() >= BLACK_LEVEL or diffusion.task.image.max() < BLACK_LEVEL:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+from diffusers import AsymmetricAutoencoderKL
 
 from sd_inpaint.devices import Device
 from sd_inpaint.prompts import PromptEncoder, equalise
@@ -46,14 +47,26 @@ class InpaintModel(Protocol):
     ) -> torch.Tensor:
         """Predicts the noise (or v) of (B, 4, h, w) latents at (B,) timesteps; hole (B, 1, h, w) is 0 or 1."""
 
-    def decode(self, latents: torch.Tensor, *, precise: bool = False, lean: bool = False) -> torch.Tensor:
-        """Takes scaled (B, 4, h, w) latents; returns (B, 3, H, W), about [-1, 1]. ``precise`` computes in float32."""
+    def decode(
+        self,
+        latents: torch.Tensor,
+        pictures: torch.Tensor,
+        hole: torch.Tensor,
+        *,
+        precise: bool = False,
+        lean: bool = False,
+    ) -> torch.Tensor:
+        """Takes scaled (B, 4, h, w) latents; returns (B, 3, H, W), about [-1, 1]. ``precise`` computes in float32.
+
+        Some decoders fit what they decode to what is kept of ``pictures`` (B, 3, H, W) in [-1, 1], where ``hole``
+        (B, 1, H, W) is 0 and not 1; others do without.
+        """
 
 
 class TorchModel:
     """The reference backend: diffusers' own classes. Lives as long as the process; only the device thread may call it.
 
-    ``lean`` trades time for memory: the VAE works in tiles, attention in slices.
+    ``lean`` trades time for memory: the VAE works in tiles, where it can, and guidance takes its passes one by one.
     """
 
     def __init__(self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, device: Device) -> None:
@@ -66,6 +79,7 @@ class TorchModel:
         self._vae = vae
         self._prompts = PromptEncoder(tokenizer, text_encoder)
         self._scaling_factor = float(vae.config.scaling_factor)
+        self._fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
 
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str], *, weighted: bool = False) -> torch.Tensor:
@@ -103,22 +117,33 @@ class TorchModel:
         return torch.cat(noise)
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor, *, precise: bool = False, lean: bool = False) -> torch.Tensor:
+    def decode(
+        self,
+        latents: torch.Tensor,
+        pictures: torch.Tensor,
+        hole: torch.Tensor,
+        *,
+        precise: bool = False,
+        lean: bool = False,
+    ) -> torch.Tensor:
         """See :meth:`InpaintModel.decode`."""
         self._tile_vae(lean)
         dtype = self._vae.dtype
         if precise and dtype is not torch.float32:
             self._vae.to(torch.float32)
         try:
-            picture: torch.Tensor = self._vae.decode(
-                (latents / self._scaling_factor).to(self.device, self._vae.dtype), return_dict=False
-            )[0]
-            return picture.float()
+            place = (self.device, self._vae.dtype)
+            shown = {"image": pictures.to(*place), "mask": hole.to(*place)} if self._fits_to_kept else {}
+            scaled = (latents / self._scaling_factor).to(*place)
+            decoded: torch.Tensor = self._vae.decode(scaled, return_dict=False, **shown)[0]
+            return decoded.float()
         finally:
             if self._vae.dtype is not dtype:
                 self._vae.to(dtype)
 
     def _tile_vae(self, lean: bool) -> None:
+        if self._fits_to_kept:
+            return  # diffusers has no tiles for this class
         if lean:
             self._vae.enable_tiling()
         else:

@@ -37,6 +37,9 @@ OPTIONAL_FOLDERS = ("safety_checker", "feature_extractor")
 
 INDEX = "model_index.json"
 
+AUTOENCODERS = ("AutoencoderKL", "AsymmetricAutoencoderKL")
+"""The classes that the inpainting pipeline of diffusers paints with; the second fits the hole to what is kept."""
+
 SUFFIXES = (".safetensors", ".json", ".txt")
 """Of the files that serve."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers import SchedulerMixin, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer
@@ -21,10 +21,7 @@ from sd_inpaint.errors import WeightsError
 from sd_inpaint.model import TorchModel
 from sd_inpaint.safety import SafetyChecker
 from sd_inpaint.settings import Settings
-from sd_inpaint.sources import Source, first_line, locate, verify
-
-MODULES: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-
+from sd_inpaint.sources import AUTOENCODERS, Source, first_line, locate, verify
 
 logger = logging.getLogger("bentoml.sd_inpaint.weights")
 
@@ -68,6 +65,11 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
     """Loads the components; each decides for itself which of its files fits the number format best."""
     with _quiet_libraries():
         try:
+            modules: dict[str, Any] = {
+                "unet": UNet2DConditionModel,
+                "vae": _autoencoder_class(source.folder / "vae"),
+                "text_encoder": CLIPTextModel,
+            }
             parts: dict[str, Any] = {
                 name: module.from_pretrained(
                     source.folder / name,
@@ -77,7 +79,7 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
                 )
                 .to(device.torch_device)
                 .eval()
-                for name, module in MODULES.items()
+                for name, module in modules.items()
             }
             tokenizer = CLIPTokenizer.from_pretrained(source.folder / "tokenizer", local_files_only=True)
             scheduler = _load_scheduler(source.folder / "scheduler")
@@ -136,6 +138,13 @@ def _weights_file(folder: Path, dtype: torch.dtype, *, allow_pickle: bool) -> di
             "Convert it, or set SD_INPAINT_ALLOW_PICKLE=true if you trust where it comes from."
         )
     return {"use_safetensors": False}
+
+
+def _autoencoder_class(folder: Path) -> Any:
+    name = json.loads((folder / "config.json").read_text("utf-8")).get("_class_name", AUTOENCODERS[0])
+    if name not in AUTOENCODERS:
+        raise WeightsError(f"{folder} is a {name}.\nThis service paints with {' and '.join(AUTOENCODERS)}.")
+    return getattr(diffusers, name)
 
 
 def _load_scheduler(folder: Path) -> Any:
