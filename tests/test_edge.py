@@ -1,5 +1,6 @@
 """What every request meets: ids, CORS, limits, error shape, routing, keys, health."""
 
+import base64
 import json
 import logging
 import re
@@ -229,6 +230,11 @@ def test_templates_name_the_paths() -> None:
 KEYS = ("first-key", "zweiter-schlüssel")
 
 
+def basic(credentials: str) -> str:
+    """A user and a password as RFC 7617 has them."""
+    return f"Basic {base64.b64encode(credentials.encode()).decode()}"
+
+
 @pytest.mark.parametrize(
     "headers",
     [
@@ -237,6 +243,9 @@ KEYS = ("first-key", "zweiter-schlüssel")
         {"X-API-Key": "first-key"},
         {"X-API-Key": "zweiter-schlüssel".encode()},
         {"Authorization": "Bearer wrong", "X-API-Key": "first-key"},
+        {"Authorization": basic("anybody:first-key")},
+        {"Authorization": basic(":first-key").replace("Basic", "basic ")},
+        {"Authorization": basic("someone:zweiter-schlüssel")},
     ],
 )
 def test_api_keys_let_in(headers: dict[str, Any]) -> None:
@@ -253,6 +262,10 @@ def test_api_keys_let_in(headers: dict[str, Any]) -> None:
         {"Authorization": "Bearer first-ke"},
         {"Authorization": "Bearer first-key2"},
         {"Authorization": "Basic first-key"},
+        {"Authorization": "Basic *"},
+        {"Authorization": basic("first-key")},
+        {"Authorization": basic("first-key:")},
+        {"Authorization": basic("anybody:first-key:")},
         {"Authorization": "first-key"},
         {"X-API-Key": ""},
         {"X-API-Key": "FIRST-KEY"},

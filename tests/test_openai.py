@@ -157,6 +157,28 @@ def test_models(app: App) -> None:
     assert model["id"] == "demo"
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status", "code"),
+    [
+        ("GET", "/v1/models", {"Authorization": "Bearer none"}, 401, "unauthorized"),
+        ("POST", "/v1/images/edits", {"X-API-Key": "secret-key", "Content-Length": "9" * 12}, 413, "body_too_large"),
+        ("POST", "/v1/images/generations", {"X-API-Key": "secret-key"}, 404, "not_found"),
+        ("GET", "/v1/images/edits", {"X-API-Key": "secret-key"}, 405, "method_not_allowed"),
+    ],
+)
+def test_refusals_of_the_edge_have_openais_shape(
+    method: str, path: str, headers: dict[str, str], status: int, code: str
+) -> None:
+    """What is refused before the dialect is reached is in the shape that its clients read, too."""
+    with make_app(api_keys="secret-key") as app:
+        response = app.client.request(method, path, headers=headers)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", None, code)
+    assert error["message"].endswith(".")
+    assert response.headers["cache-control"] == "no-store"
+
+
 def test_keys() -> None:
     """Keys are asked for here as everywhere, as OpenAI's clients send them."""
     with make_app(api_keys="secret-key") as app:

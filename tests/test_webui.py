@@ -166,6 +166,8 @@ def test_keys() -> None:
     """Keys are asked for here as everywhere."""
     with make_app(api_keys="secret-key") as app:
         check_shape(call(app), 401, "unauthorized")
+        # As its clients send them, which know a user and a password.
+        assert app.client.get("/sdapi/v1/samplers", auth=("anybody", "secret-key")).status_code == 200
 
 
 @pytest.mark.contract

@@ -1,5 +1,6 @@
 """API keys: who may call."""
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Iterable
@@ -17,6 +18,9 @@ EXEMPT_PATHS = frozenset({"/sd-inpaint/health", "/livez", "/healthz", "/readyz",
 class ApiKeys:
     """Lets requests in that carry one of the operator's keys, as ``Authorization: Bearer`` or ``X-API-Key``.
 
+    Clients that know a user and a password only, as the web UI's do, give the key as the password (RFC 7617); the user
+    is not looked at. Browsers are not asked to: they would ask people in a window of their own, whatever page it is.
+
     Keys are compared by their digests, in time that does not depend on where two keys differ, nor on their length.
     """
 
@@ -32,15 +36,26 @@ class ApiKeys:
 
     def _check(self, headers: Headers) -> None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        offered = [token.strip()] if scheme.lower() == "bearer" else []
-        offered += headers.getlist("x-api-key")
+        # Starlette reads headers as Latin-1.
+        offered = [key.encode("latin-1") for key in headers.getlist("x-api-key")]
+        if scheme.lower() == "bearer":
+            offered.append(token.strip().encode("latin-1"))
+        elif scheme.lower() == "basic":
+            offered.append(_password(token.strip()))
         if not offered:
             raise UnauthorizedError("This server asks for an API key, as 'Authorization: Bearer …' or 'X-API-Key: …'.")
-        # Lists, not generators: each pair is compared, whichever of them matches. Starlette reads headers as Latin-1.
-        digests = [_digest(key.encode("latin-1")) for key in offered]
+        # Lists, not generators: each pair is compared, whichever of them matches.
+        digests = [_digest(key) for key in offered]
         matches = [hmac.compare_digest(digest, known) for digest in digests for known in self._digests]
         if not any(matches):
             raise UnauthorizedError("The API key is not one that this server knows.")
+
+
+def _password(credentials: str) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _digest(key: bytes) -> bytes:

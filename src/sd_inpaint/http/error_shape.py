@@ -4,11 +4,11 @@ import json
 import logging
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sd_inpaint.errors import InpaintError
-from sd_inpaint.http.errors import error_response
+from sd_inpaint.http.errors import error_response, shaped_for
 
 logger = logging.getLogger("bentoml.sd_inpaint.http")
 
@@ -74,9 +74,10 @@ class _Reshaping:
         if not message.get("more_body", False):
             await self._release(self._held)
 
-    async def end(self, response: Response) -> None:
+    async def end(self, response: JSONResponse) -> None:
         """Sends ``response``, unless another one is on its way: that one can only be cut off."""
         if not self._started:
+            response = shaped_for(self._scope["path"], response)
             await response(self._scope, self._receive, self._send)
 
     async def _release(self, start: Message) -> None:
@@ -85,7 +86,7 @@ class _Reshaping:
             await self._send(start)
             await self._send({"type": "http.response.body", "body": bytes(self._body)})
             return
-        response = _reshaped(self._scope, start)
+        response = shaped_for(self._scope["path"], _reshaped(self._scope, start))
         await response(self._scope, self._receive, self._send)
 
 
@@ -98,16 +99,16 @@ def _has_shape(start: Message, body: bytearray) -> bool:
         return False
     if not isinstance(shown, dict):
         return False
-    # Ours, or that of OpenAI's dialect (http/openai.py), whose clients look inside.
+    # Ours, or OpenAI's, which has it one level further in.
     inner = shown["error"] if isinstance(shown.get("error"), dict) else shown
     return isinstance(inner.get("code"), str) and isinstance(inner.get("message", shown.get("error")), str)
 
 
-def _reshaped(scope: Scope, start: Message) -> Response:
+def _reshaped(scope: Scope, start: Message) -> JSONResponse:
     status = start["status"]
     if status not in _FOREIGN:
         if status >= 500:
-            response: Response = internal_response(scope["state"]["request_id"])
+            response = internal_response(scope["state"]["request_id"])
         else:
             response = _shaped(status, "malformed_body", "The server cannot read this request.")
     else:
@@ -119,10 +120,10 @@ def _reshaped(scope: Scope, start: Message) -> Response:
     return response
 
 
-def internal_response(identity: str) -> Response:
+def internal_response(identity: str) -> JSONResponse:
     """Answers for what nobody raised on purpose: with nothing of it but the id under which the log has it."""
     return _shaped(500, "internal", f"The server failed at this request; its log says why, under {identity}.")
 
 
-def _shaped(status: int, code: str, sentence: str) -> Response:
+def _shaped(status: int, code: str, sentence: str) -> JSONResponse:
     return JSONResponse({"error": sentence, "code": code}, status_code=status, headers={"Cache-Control": "no-store"})

@@ -1,5 +1,9 @@
-"""The one table of HTTP statuses, and the one JSON shape of errors: ``{"error": sentence, "code": slug, …facts}``."""
+"""The one table of HTTP statuses, and the one JSON shape of errors: ``{"error": sentence, "code": slug, …facts}``.
 
+Below ``/v1`` it is OpenAI's, which its clients look into.
+"""
+
+import json
 from collections.abc import Awaitable, Callable, Iterable
 from functools import wraps
 from typing import TypeVar
@@ -56,6 +60,9 @@ LOADING_RETRY_SECONDS = 5
 STOPPING_RETRY_SECONDS = 10
 """A replaced or restarted process answers again after about this time."""
 
+OPENAI_PREFIX = "/v1/"
+"""Of the paths whose callers are OpenAI's clients."""
+
 RETRY_SECONDS = {"model_loading": LOADING_RETRY_SECONDS, "shutting_down": STOPPING_RETRY_SECONDS}
 
 
@@ -100,17 +107,29 @@ def error_response(error: InpaintError) -> JSONResponse:
     )
 
 
+def shaped_for(path: str, response: JSONResponse) -> JSONResponse:
+    """Gives an error response the shape that callers of ``path`` read; status and headers are the same everywhere."""
+    if not path.startswith(OPENAI_PREFIX):
+        return response
+    body = json.loads(bytes(response.body))
+    shown = {
+        "message": body["error"],
+        "type": "invalid_request_error" if response.status_code < 500 else "server_error",
+        "param": body.get("field"),
+        "code": body["code"],
+    }
+    kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+    return JSONResponse({"error": shown}, response.status_code, headers=kept)
+
+
 def answering(
-    find: Callable[[], Owner],
-    method: Callable[[Owner, Request], Awaitable[Response]],
-    shape: Callable[[InpaintError], Response] = error_response,
+    find: Callable[[], Owner], method: Callable[[Owner, Request], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
     """Makes a route's endpoint of a method, whose errors on purpose become responses.
 
     Args:
         find: Gives the method's owner, at each request: BentoML makes the service's instance after its routes.
         method: Answers.
-        shape: What an error looks like to this route's callers.
     """
 
     @wraps(method)
@@ -118,7 +137,7 @@ def answering(
         try:
             return await method(find(), request)
         except InpaintError as error:
-            return shape(error)
+            return shaped_for(request.scope["path"], error_response(error))
 
     return endpoint
 

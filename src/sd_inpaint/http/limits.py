@@ -5,7 +5,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sd_inpaint.errors import BodyTooLargeError, InpaintError, MalformedBodyError, QueueFullError
-from sd_inpaint.http.errors import error_response
+from sd_inpaint.http.errors import error_response, shaped_for
 
 HELD_BODIES = 8
 """Bodies of full size that may be held at once; more are asked to come again, instead of filling the memory."""
@@ -38,7 +38,8 @@ class BodyLimit:
         if refusal is not None:
             # A client that waits for "100 Continue" has sent nothing yet: to read would be to ask for it.
             waits = headers.get("expect", "").lower() == "100-continue"
-            await error_response(refusal)(scope, receive, _Lingering(None if waits else receive, send).send)
+            response = shaped_for(scope["path"], error_response(refusal))
+            await response(scope, receive, _Lingering(None if waits else receive, send).send)
             return
         await self._count(scope, receive, send)
 

@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from sd_inpaint import codecs
 from sd_inpaint.codecs import ImageFormat, Picture
-from sd_inpaint.errors import InpaintError, InvalidMaskError, InvalidParameterError, MissingFieldError
-from sd_inpaint.http.errors import answering, error_response
+from sd_inpaint.errors import InvalidMaskError, InvalidParameterError, MissingFieldError
+from sd_inpaint.http.errors import answering
 from sd_inpaint.http.forms import Form, FormFields, read_form
 from sd_inpaint.http.inpainting import Inpainting
 from sd_inpaint.http.parameters import read_parameters
@@ -173,19 +173,6 @@ def decode_edit_mask(file: bytes | None, image: Picture, max_pixels: int) -> np.
     return 255 - mask
 
 
-def openai_error(error: InpaintError) -> JSONResponse:
-    """Gives an error the shape that OpenAI's clients read; status and headers are the same as everywhere."""
-    response = error_response(error)
-    shown = {
-        "message": str(error),
-        "type": "invalid_request_error" if response.status_code < 500 else "server_error",
-        "param": error.facts.get("field"),
-        "code": error.code,
-    }
-    kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
-    return JSONResponse({"error": shown}, response.status_code, headers=kept)
-
-
 def openai_routes(find_edits: Callable[[], OpenAIEdits]) -> list[Route]:
     """Returns the routes below ``/v1``.
 
@@ -193,8 +180,8 @@ def openai_routes(find_edits: Callable[[], OpenAIEdits]) -> list[Route]:
         find_edits: Called at each request: BentoML makes the service's instance after its routes.
     """
     return [
-        Route(EDITS.removeprefix("/v1"), answering(find_edits, OpenAIEdits.post_edit, openai_error), methods=["POST"]),
-        Route(MODELS.removeprefix("/v1"), answering(find_edits, OpenAIEdits.get_models, openai_error), methods=["GET"]),
+        Route(EDITS.removeprefix("/v1"), answering(find_edits, OpenAIEdits.post_edit), methods=["POST"]),
+        Route(MODELS.removeprefix("/v1"), answering(find_edits, OpenAIEdits.get_models), methods=["GET"]),
     ]
 
 
