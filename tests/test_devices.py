@@ -91,6 +91,8 @@ def test_canvas_bound_follows_memory_and_never_forbids_the_native_size(monkeypat
     assert bounds[0] == 512 * 512
     assert bounds[0] < bounds[1] < bounds[2]
     assert choose_max_canvas_pixels(123456, cpu) == 123456
+    # A decoder that is shown what is kept takes nearly twice the memory.
+    assert choose_max_canvas_pixels("auto", cpu, fits_to_kept=True) < 0.6 * bounds[2]
 
 
 def test_threads_follow_the_containers_share(monkeypatch: pytest.MonkeyPatch) -> None:

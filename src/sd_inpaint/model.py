@@ -67,6 +67,9 @@ class TorchModel:
     """The reference backend: diffusers' own classes. Lives as long as the process; only the device thread may call it.
 
     ``lean`` trades time for memory: the VAE works in tiles, where it can, and guidance takes its passes one by one.
+
+    Attributes:
+        fits_to_kept: Whether the decoder is shown the picture, and fits the hole to it.
     """
 
     def __init__(self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, device: Device) -> None:
@@ -79,7 +82,7 @@ class TorchModel:
         self._vae = vae
         self._prompts = PromptEncoder(tokenizer, text_encoder)
         self._scaling_factor = float(vae.config.scaling_factor)
-        self._fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
+        self.fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
 
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str], *, weighted: bool = False) -> torch.Tensor:
@@ -133,7 +136,7 @@ class TorchModel:
             self._vae.to(torch.float32)
         try:
             place = (self.device, self._vae.dtype)
-            shown = {"image": pictures.to(*place), "mask": hole.to(*place)} if self._fits_to_kept else {}
+            shown = {"image": pictures.to(*place), "mask": hole.to(*place)} if self.fits_to_kept else {}
             scaled = (latents / self._scaling_factor).to(*place)
             decoded: torch.Tensor = self._vae.decode(scaled, return_dict=False, **shown)[0]
             return decoded.float()
@@ -142,7 +145,7 @@ class TorchModel:
                 self._vae.to(dtype)
 
     def _tile_vae(self, lean: bool) -> None:
-        if self._fits_to_kept:
+        if self.fits_to_kept:
             return  # diffusers has no tiles for this class
         if lean:
             self._vae.enable_tiling()

@@ -37,7 +37,7 @@ def load(settings: Settings) -> Denoiser:
     source = verify(locate(settings))
     model = _load_model(source, device, allow_pickle=settings.allow_pickle)
     safety_checker = _load_safety_checker(source, device, settings)
-    max_canvas_pixels = choose_max_canvas_pixels(settings.max_canvas_pixels, device)
+    max_canvas_pixels = choose_max_canvas_pixels(settings.max_canvas_pixels, device, fits_to_kept=model.fits_to_kept)
     native_pixels = (model.sample_size * model.stride) ** 2
     max_batch = choose_max_batch(settings.max_batch, device, native_pixels)
     info: dict[str, object] = {
