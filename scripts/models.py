@@ -69,6 +69,8 @@ def pull(model: str, revision: str | None) -> None:
 
 def take(args: argparse.Namespace) -> None:
     """Puts a folder, or what is in a checkpoint, into the store, by default as a digest of its content."""
+    if args.vae is None and args.vae_revision is not None:
+        raise WeightsError("--vae-revision says which commit of --vae is meant.\nName that too.")
     labels, allow_pickle = {"model": "imported"}, Settings.read().allow_pickle
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it says while it loads is for its own callers
     with tempfile.TemporaryDirectory() as work:
@@ -82,6 +84,8 @@ def take(args: argparse.Namespace) -> None:
             labels |= {"file": path.name, "sha256": sources.sha256(path)}
         elif args.config_from is not None:
             raise WeightsError(f"{args.path} is a folder, and has its own configs.\n--config-from is for a file.")
+        if not Path(args.path).exists():
+            labels |= {"from": folder.name}  # the version that was named
         if args.vae is not None:
             vae, vae_labels = autoencoder.locate(args.vae, args.vae_revision, allow_pickle=allow_pickle)
             labels |= vae_labels

@@ -128,6 +128,34 @@ def test_decoder_is_shown_what_is_kept_and_nothing_of_the_hole(components: dict[
     assert (painted != changed).any()
 
 
+@pytest.mark.parametrize("size", [(4, 4), (192, 4), (8, 12)], ids=str)
+def test_decoder_that_is_shown_what_is_kept_takes_the_smallest_canvas(
+    components: dict[str, object], size: tuple[int, int]
+) -> None:
+    """Canvases of a single cell's side, too small for diffusers to show them to a decoder, are painted all the same."""
+    task = make_task(size, hole=(0, 0, 4, 4), num_inference_steps=1)
+    assert paint(make_denoiser(components | {"vae": make_fitting_vae()}), task).shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_decoder_that_is_shown_what_is_kept_can_be_precise(components: dict[str, object], dtype: torch.dtype) -> None:
+    """Half precision decodes to about the same, in float32 where that is asked for, and stays what it was."""
+    vae = make_fitting_vae().to(dtype)
+    model = make_denoiser(components | {"vae": vae})._model
+    generator = torch.Generator().manual_seed(3)
+    latents, pictures = torch.randn(1, 4, 8, 8, generator=generator), torch.rand(1, 3, 32, 32, generator=generator)
+    hole = torch.zeros(1, 1, 32, 32)
+    hole[..., 8:20, 8:20] = 1
+    half, precise, lean = (
+        model.decode(latents, pictures, hole, precise=precise, lean=lean)
+        for precise, lean in ((False, False), (True, False), (False, True))
+    )
+    assert vae.dtype is dtype
+    assert half.dtype is precise.dtype is torch.float32
+    assert torch.equal(half, lean)
+    assert (half - precise).abs().max() < (0.1 if dtype is torch.bfloat16 else 1e-6)
+
+
 def test_hole_edge_off_the_grid_takes_the_whole_cell(components: dict[str, object]) -> None:
     """A cell with a single hole pixel is hole; diffusers' nearest neighbour would call it known."""
     task = make_task(hole=(17, 9, 18, 10))

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionInpaintPipeline
 from safetensors.torch import load_file
 
 from conftest import ROOT
@@ -249,8 +251,12 @@ def test_another_autoencoder_takes_the_place_of_a_models_own(
     assert (store / "fitting" / UNET).read_bytes() == (store / sources.PINNED_REVISION / UNET).read_bytes()
     settings = Settings(_env_file=None, model="sd-inpaint:fitting", device="cpu")  # type: ignore[call-arg]  # at run time
     assert type(weights.load(settings)._model._vae).__name__ == "AsymmetricAutoencoderKL"  # type: ignore[attr-defined]
-    index = json.loads((store / "fitting" / "model_index.json").read_text("utf-8"))
-    assert index["vae"] == ["diffusers", "AsymmetricAutoencoderKL"]
+    # With the safetensors of the fp16 variant, as the Hub's are.
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(store / "fitting", variant="fp16", safety_checker=None)
+    assert type(pipeline.vae).__name__ == "AsymmetricAutoencoderKL"
+    labels = (store / "fitting" / "model.yaml").read_text("utf-8")
+    assert f"from: {sources.PINNED_REVISION}" in labels
+    assert where == "folder" or ("vae: someone/asymmetric" in labels and commit in labels)
 
 
 @pytest.mark.parametrize(
@@ -270,16 +276,103 @@ def test_autoencoder_of_other_latents_is_refused(
     other = Path(shutil.copytree(fitting_vae, tmp_path / "other"))
     known = json.loads((other / "config.json").read_text("utf-8"))
     (other / "config.json").write_text(json.dumps(known | config), "utf-8")
-    done = models(None, tmp_path, "import", ROOT / "src" / "sd_inpaint" / "demo_model", "--vae", other)
+    done = models(None, tmp_path, "import", DEMO, "--vae", other)
     assert done.returncode == 1
     assert words in done.stderr
     assert not store.exists() or not list(store.iterdir())
 
 
+DEMO = ROOT / "src" / "sd_inpaint" / "demo_model"
+
+
 def test_autoencoder_that_is_nowhere_is_refused(store: Path, tmp_path: Path) -> None:
     """A name that is neither a folder nor had from the Hub is told in two lines."""
-    demo = ROOT / "src" / "sd_inpaint" / "demo_model"
-    done = models(None, tmp_path, "import", demo, "--vae", "someone/nothing")
+    done = models(None, tmp_path, "import", DEMO, "--vae", "someone/nothing")
     assert done.returncode == 1
     assert "--vae someone/nothing is no folder" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
+
+
+class Code:
+    """Something that a pickle of numbers has no need of."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Would make a file where it is unpickled."""
+        return Path.touch, (Path("was-run"),)
+
+
+def broken_config(folder: Path) -> None:
+    """Cuts the config off."""
+    (folder / "config.json").write_text("{", "utf-8")
+
+
+def other_layers(folder: Path) -> None:
+    """Has the config say another number of layers than the file has."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"layers_per_up_block": 2}), "utf-8")
+
+
+def other_name(folder: Path) -> None:
+    """Gives the weights a name that diffusers does not look for."""
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / "vae-ema.safetensors")
+
+
+def cut_off(folder: Path) -> None:
+    """Cuts the weights off."""
+    file = folder / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def hostile_pickle(folder: Path) -> None:
+    """Has a pickle that would run code in the weights' place."""
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({"state_dict": {}, "callbacks": Code()}, folder / "diffusion_pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (broken_config, "cannot be read as a config"),
+        (other_layers, "tensors that its config asks for"),
+        (other_name, "has no diffusion_pytorch_model.safetensors"),
+        (cut_off, "could not be loaded as it is"),
+        (hostile_pickle, "holds more than numbers"),
+    ],
+)
+def test_broken_autoencoder_is_refused(
+    fitting_vae: Path,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+    words: str,
+) -> None:
+    """What the service could not load is not taken into the store; no pickle's code is run, even by leave."""
+    monkeypatch.chdir(tmp_path)
+    broken = Path(shutil.copytree(fitting_vae, tmp_path / "broken"))
+    damage(broken)
+    done = models(None, tmp_path, "import", DEMO, "--vae", broken, SD_INPAINT_ALLOW_PICKLE="true")
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 2), done.stderr
+    assert words in done.stderr
+    assert not store.exists() or not list(store.iterdir())
+    assert not list(tmp_path.glob("**/was-run"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{empty}", "--vae", "{vae}"], "has no folder unet"),
+        (["{demo}", "--vae", "{vae}", "--vae-revision", "main"], "has no revisions"),
+        (["{demo}", "--vae-revision", "main"], "--vae-revision says which commit"),
+        (["sd-inpaint:none", "--vae", "{vae}"], "is not in the store"),
+    ],
+)
+def test_import_says_what_does_not_go_together(
+    fitting_vae: Path, store: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    """An option that would do nothing, and a model that is none, are told and not passed over."""
+    (tmp_path / "empty").mkdir()
+    named = [each.format(empty=tmp_path / "empty", demo=DEMO, vae=fitting_vae) for each in arguments]
+    done = models(None, tmp_path, "import", *named)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 2), done.stderr
+    assert words in done.stderr

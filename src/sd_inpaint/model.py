@@ -10,6 +10,10 @@ from sd_inpaint.devices import Device
 from sd_inpaint.prompts import PromptEncoder, equalise
 
 
+SMALLEST_SHOWN = 8
+"""Side in pixels of the smallest picture that diffusers' decoder can be shown, whatever the stride: it halves it thrice."""
+
+
 class InpaintModel(Protocol):
     """What :class:`~sd_inpaint.denoiser.Denoiser` asks of a backend.
 
@@ -136,7 +140,8 @@ class TorchModel:
             self._vae.to(torch.float32)
         try:
             place = (self.device, self._vae.dtype)
-            shown = {"image": pictures.to(*place), "mask": hole.to(*place)} if self.fits_to_kept else {}
+            is_shown = self.fits_to_kept and min(pictures.shape[-2:]) >= SMALLEST_SHOWN
+            shown = {"image": pictures.to(*place), "mask": hole.to(*place)} if is_shown else {}
             scaled = (latents / self._scaling_factor).to(*place)
             decoded: torch.Tensor = self._vae.decode(scaled, return_dict=False, **shown)[0]
             return decoded.float()

@@ -83,7 +83,8 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
             }
             tokenizer = CLIPTokenizer.from_pretrained(source.folder / "tokenizer", local_files_only=True)
             scheduler = _load_scheduler(source.folder / "scheduler")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            # torch's RuntimeError: a file that lacks tensors, or has them in other shapes than its config.
             raise WeightsError(f"{source.folder} could not be loaded as a model:\n{first_line(error)}") from error
     _check_inpainting(parts["unet"], parts["vae"], source)
     if device.kind == "cpu":

@@ -43,7 +43,9 @@ class ApiKeys:
         elif scheme.lower() == "basic":
             offered.append(_password(token.strip()))
         if not offered:
-            raise UnauthorizedError("This server asks for an API key, as 'Authorization: Bearer …' or 'X-API-Key: …'.")
+            raise UnauthorizedError(
+                "This server asks for an API key, as 'Authorization: Bearer …', as 'X-API-Key: …', or as the password."
+            )
         # Lists, not generators: each pair is compared, whichever of them matches.
         digests = [_digest(key) for key in offered]
         matches = [hmac.compare_digest(digest, known) for digest in digests for known in self._digests]
