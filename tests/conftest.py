@@ -142,6 +142,7 @@ class FakePainter:
         )
         self.refusal: InpaintError | None = None
         self.failure: Exception | None = None
+        self.late_failure: Exception | None = None
         self.held = False
         self.requests: list[InpaintRequest] = []
         self.deadlines: list[float | None] = []
@@ -180,7 +181,10 @@ class FakePainter:
         if self.failure is not None:
             raise self.failure
         if progress is not None:
-            progress.follow((), None)
+            progress.follow((), None, 1, lambda painted: request.image)
+        if self.late_failure is not None:
+            await asyncio.sleep(0.05)
+            raise self.late_failure
         try:
             while self.held:  # noqa: ASYNC110  # the test lets go of it from another thread
                 await asyncio.sleep(0.01)

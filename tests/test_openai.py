@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import SIZE, App, Served, hole, make_app, opened, photo, written
-from sd_inpaint.errors import QueueFullError
+from sd_inpaint.errors import OutOfMemoryError, QueueFullError
 
 EDITS = "/v1/images/edits"
 
@@ -108,8 +109,9 @@ def test_output_format(app: App, output_format: str) -> None:
         ({"n": "two"}, "n"),
         ({"response_format": "url"}, "response_format"),
         ({"background": "transparent"}, "background"),
-        ({"stream": "true"}, "stream"),
+        ({"stream": "yes"}, "stream"),
         ({"partial_images": "2"}, "partial_images"),
+        ({"partial_images": "4", "stream": "true"}, "partial_images"),
         ({"output_format": "gif"}, "output_format"),
         ({"output_compression": "50"}, "output_compression"),
         ({"quality": "best"}, "quality"),
@@ -148,6 +150,43 @@ def test_trouble(app: App) -> None:
     app.painter.failure = RuntimeError("secret detail")
     response = edit(app)
     assert response.status_code == 500
+    assert "secret" not in response.text
+
+
+def events(response: Any) -> list[dict[str, Any]]:
+    """The events of a stream, each named as its data say."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    found = []
+    for block in response.text.strip().split("\n\n"):
+        name, data = block.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {found[-1]['type']}"
+    return found
+
+
+def test_stream(app: App) -> None:
+    """A stream ends with the picture that is the answer otherwise, one event for each."""
+    first, second = events(edit(app, stream="true", seed="7", n="2", output_format="webp", quality="low"))
+    assert (first["type"], first["seed"], second["seed"]) == ("image_edit.completed", 7, 8)
+    assert (first["size"], first["output_format"], first["quality"]) == ("70x53", "webp", "low")
+    assert first["usage"]["total_tokens"] == 0
+    with Image.open(io.BytesIO(base64.b64decode(second["b64_json"]))) as image:
+        assert (image.format, image.size) == ("WEBP", SIZE)
+
+
+def test_stream_in_trouble(app: App) -> None:
+    """What is refused before a stream begins has its status; what goes wrong later is its last event."""
+    app.painter.failure = QueueFullError("The queue is full.", retry_after_seconds=30)
+    check_refusal(edit(app, stream="true"), 429, "queue_full")
+    app.painter.failure = RuntimeError("secret detail")
+    assert edit(app, stream="true").status_code == 500
+    app.painter.failure = None
+    app.painter.late_failure = OutOfMemoryError("The device ran out of memory.")
+    (event,) = events(edit(app, stream="true"))
+    assert (event["type"], event["error"]["code"], event["error"]["type"]) == ("error", "out_of_memory", "server_error")
+    app.painter.late_failure = RuntimeError("secret detail")
+    response = edit(app, stream="true")
+    assert events(response)[0]["error"]["code"] == "internal"
     assert "secret" not in response.text
 
 
@@ -206,6 +245,22 @@ def test_openai_client(server: Served) -> None:
         kept = np.asarray(hole()) == 0
         assert (first[kept] == np.asarray(photo())[kept]).all()
         assert (first[~kept] != second[~kept]).any()
+        stream = client.images.edit(
+            **files,
+            prompt="a rose",
+            stream=True,
+            partial_images=2,
+            extra_body={"num_inference_steps": 40, "seed": 1, "region": "mask"},
+        )
+        *partials, completed = list(stream)
+        assert [each.type for each in (*partials, completed)][-1] == "image_edit.completed"
+        # Fewer than were asked for where the steps are quicker than anybody looks.
+        assert [each.partial_image_index for each in partials] == list(range(len(partials)))
+        assert partials
+        for each in (*partials, completed):
+            picture = opened(base64.b64decode(each.b64_json))
+            assert (picture[kept] == np.asarray(photo())[kept]).all()
+            assert (picture[~kept] != np.asarray(photo())[~kept]).any()
         with pytest.raises(openai.BadRequestError, match="size must be auto") as refused:
             client.images.edit(**files, prompt="a rose", size="1024x1024")
         assert refused.value.param == "size"

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from conftest import HEALTH, INPAINT, ROOT, SERVER_BODY_BYTES, Server, check_shape, form, hole, opened, photo, written
 
@@ -103,6 +104,28 @@ def test_caller_who_leaves_frees_the_device(server: Server) -> None:
     while f"leaver POST {INPAINT} 499" not in server.log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_caller_who_leaves_a_stream_frees_the_device(server: Server) -> None:
+    """So is one who hangs up on OpenAI's stream, of which the head was sent already."""
+    mask = Image.new("RGBA", LARGE, (0, 0, 0, 0))
+    with (
+        httpx.Client(base_url=server.url, timeout=60) as client,
+        client.stream(
+            "POST",
+            "/v1/images/edits",
+            files={"image": written(photo(LARGE)), "mask": written(mask)},
+            data={"prompt": "a rose", "stream": "true", "partial_images": "3", "num_inference_steps": "150"},
+        ) as response,
+    ):
+        assert next(response.iter_lines()) == "event: image_edit.partial_image"
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        deadline = time.monotonic() + 30
+        while client.get("/sd-inpaint/info").json()["queue"]["jobs"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert post(server, num_inference_steps="1").status_code == 200
+    assert "Traceback" not in server.log.read_text()
 
 
 def test_caller_who_leaves_in_the_middle_of_the_upload(server: Server) -> None:

@@ -189,7 +189,7 @@ def cut(canvas: Canvas, rgb: Pixels) -> Pixels:
     """
     part = rgb[canvas.box.slices]
     if not canvas.is_identity:
-        part = _resized(part, canvas.inner_width, canvas.inner_height)
+        part = resized(part, canvas.inner_width, canvas.inner_height)
     return _padded(part, canvas)
 
 
@@ -224,7 +224,7 @@ def paste(canvas: Canvas, painted: Pixels, onto: Pixels) -> None:
     """
     inner = painted[: canvas.inner_height, : canvas.inner_width]
     if not canvas.is_identity:
-        inner = _resized(inner, canvas.box.width, canvas.box.height)
+        inner = resized(inner, canvas.box.width, canvas.box.height)
     onto[canvas.box.slices] = inner
 
 
@@ -357,7 +357,8 @@ def _maxima(part: Pixels, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.in
     return maxima
 
 
-def _resized(part: Pixels, width: int, height: int) -> Pixels:
+def resized(part: Pixels, width: int, height: int) -> Pixels:
+    """Scales (h, w, 3) uint8 to (height, width, 3)."""
     # Pillow's Lanczos widens with the scale, so that nothing aliases; OpenCV's does not.
     image = Image.fromarray(np.ascontiguousarray(part)).resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(image)

@@ -9,9 +9,8 @@ from diffusers import AsymmetricAutoencoderKL
 from sd_inpaint.devices import Device
 from sd_inpaint.prompts import PromptEncoder, equalise
 
-
 SMALLEST_SHOWN = 8
-"""Side in pixels of the smallest picture that diffusers' decoder can be shown, whatever the stride: it halves it thrice."""
+"""Side in pixels of the smallest picture that a decoder can be shown: diffusers halves it thrice, at any stride."""
 
 
 class InpaintModel(Protocol):

@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,18 +57,38 @@ class Progress:
 
     Args:
         wants_preview: True has the loop keep a small picture of what it is painting.
+
+    Attributes:
+        admitted: Set once the request is in the device loop's queue; for tasks of the event loop that paints it.
     """
 
     def __init__(self, *, wants_preview: bool = False) -> None:
         self.wants_preview = wants_preview
+        self.admitted = asyncio.Event()
         self._lock = threading.Lock()
         self._jobs: Sequence[Job] = ()
         self._loop: DeviceLoop | None = None
+        self._variations = 1
+        self._assemble: Callable[[Sequence[np.ndarray]], Picture] | None = None
 
-    def follow(self, jobs: Sequence[Job], loop: DeviceLoop) -> None:
-        """Ties this window to a request's jobs."""
+    def follow(
+        self,
+        jobs: Sequence[Job],
+        loop: DeviceLoop,
+        variations: int,
+        assemble: Callable[[Sequence[np.ndarray]], Picture],
+    ) -> None:
+        """Ties this window to a request's jobs.
+
+        Args:
+            jobs: A canvas's variations side by side.
+            loop: Where they are.
+            variations: How many pictures they make.
+            assemble: One picture's painted canvases → that picture.
+        """
         with self._lock:
-            self._jobs, self._loop = jobs, loop
+            self._jobs, self._loop, self._variations, self._assemble = jobs, loop, variations, assemble
+        self.admitted.set()
 
     def snapshot(self) -> ProgressSnapshot:
         """Says how far the request is now."""
@@ -90,6 +110,14 @@ class Progress:
         with self._lock:
             previews = [job.preview for job in self._jobs if job.preview is not None]
         return previews[-1] if previews else None
+
+    def partial(self) -> Picture | None:
+        """Returns the first picture as far as it is: previews in their places, else what is there; None at first."""
+        with self._lock:
+            jobs, assemble = self._jobs[:: self._variations], self._assemble
+        if assemble is None or all(job.preview is None for job in jobs):
+            return None
+        return assemble([_enlarged(job.preview, job.task) for job in jobs])
 
 
 class Painter:
@@ -168,10 +196,12 @@ class Painter:
         longest = self._settings.deadline_seconds
         jobs = [Job(task, wants_preview=progress is not None and progress.wants_preview) for task in tasks]
         loop.submit(jobs, deadline_seconds=min(deadline_seconds or longest, longest), promised=promised)
-        if progress is not None:
-            progress.follow(jobs, loop)
-        painted: Sequence[np.ndarray] = await _wait(jobs, loop)
         weights = masks.reveal(mask) if parameters.soft_mask is SoftMask.STRENGTH else mask
+        if progress is not None:
+            progress.follow(
+                jobs, loop, len(seeds), lambda painted: _assemble(request.image, weights, canvases, painted)
+            )
+        painted: Sequence[np.ndarray] = await _wait(jobs, loop)
         if parameters.color_match:
             painted = await asyncio.to_thread(_match_colours, painted, tasks)
         images = [
@@ -250,6 +280,11 @@ async def _wait(jobs: Sequence[Job], loop: DeviceLoop) -> list[np.ndarray]:
 
 def _match_colours(painted: Sequence[np.ndarray], tasks: Sequence[CanvasTask]) -> list[np.ndarray]:
     return [masks.match_colours(pixels, task.image, task.mask) for pixels, task in zip(painted, tasks, strict=True)]
+
+
+def _enlarged(preview: np.ndarray | None, task: CanvasTask) -> np.ndarray:
+    """A canvas as far as it is, at its full size; the input's where nothing is to be seen yet."""
+    return task.image if preview is None else geometry.resized(preview, *task.size)
 
 
 def _assemble(

@@ -8,7 +8,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
+from collections.abc import Callable, Coroutine, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -26,8 +26,7 @@ from sd_inpaint.errors import (
     ShuttingDownError,
     StateUnavailableError,
 )
-from sd_inpaint.jobs import Job
-from sd_inpaint.loop import CRASHED, DeviceLoop
+from sd_inpaint.loop import CRASHED
 from sd_inpaint.painter import RANDOM_SEED_BITS, Painter, Progress
 from sd_inpaint.schema import SEED_RANDOM, InpaintRequest, InpaintResult
 from sd_inpaint.settings import Settings
@@ -61,24 +60,12 @@ logger = logging.getLogger("bentoml.sd_inpaint.runner")
 T = TypeVar("T")
 
 
-class _Watched(Progress):
-    """A window that also says when its request was admitted to the device loop."""
-
-    def __init__(self) -> None:
-        super().__init__(wants_preview=True)
-        self.admitted = asyncio.Event()
-
-    def follow(self, jobs: Sequence[Job], loop: DeviceLoop) -> None:
-        super().follow(jobs, loop)
-        self.admitted.set()
-
-
 @dataclass(slots=True, eq=False)
 class _Run:
     """One job in this process."""
 
     painting: "asyncio.Task[InpaintResult]"
-    progress: _Watched
+    progress: Progress
     is_claimed: bool
     is_given_back: bool = False
     reported: JobProgress | None = None
@@ -307,7 +294,7 @@ class JobRunner:
         deadline_seconds = None if deadline_at is None else deadline_at - time.time()
         if deadline_seconds is not None and deadline_seconds <= 0:
             raise DeadlineExceededError("The job's deadline passed before it could be begun again.")
-        progress = _Watched()
+        progress = Progress(wants_preview=True)
         painting = self._painter.paint(request, progress=progress, deadline_seconds=deadline_seconds, promised=promised)
         return _Run(asyncio.ensure_future(painting), progress, is_claimed=promised)
 

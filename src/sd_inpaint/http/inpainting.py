@@ -19,7 +19,7 @@ from sd_inpaint.http.journal import request_id
 from sd_inpaint.http.negotiation import choose_media_type
 from sd_inpaint.http.parameters import read_parameters, read_seconds
 from sd_inpaint.http.results import OFFERED, image_format, offered, render
-from sd_inpaint.painter import Painter
+from sd_inpaint.painter import Painter, Progress
 from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult
 from sd_inpaint.settings import Settings
 
@@ -112,9 +112,17 @@ class Inpainting:
         codecs.check_same_size(image, mask)
         return InpaintRequest(image=image, mask=mask, parameters=parameters)
 
-    async def paint(self, request: Request, asked: InpaintRequest, deadline_seconds: float | None) -> InpaintResult:
+    async def paint(
+        self,
+        request: Request,
+        asked: InpaintRequest,
+        deadline_seconds: float | None,
+        progress: Progress | None = None,
+    ) -> InpaintResult:
         """Paints, but gives up as soon as the client is gone: nobody would read the picture."""
-        painting = asyncio.ensure_future(self._painter.paint(asked, deadline_seconds=deadline_seconds))
+        painting = asyncio.ensure_future(
+            self._painter.paint(asked, progress=progress, deadline_seconds=deadline_seconds)
+        )
         leaving = asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait({painting, leaving}, return_when=asyncio.FIRST_COMPLETED)

@@ -5,6 +5,7 @@ repainted there; what cannot be done here is refused, and never passed over. Bes
 of ``/sd-inpaint/inpaint`` may be sent under its own name (``extra_body`` of the Python client).
 """
 
+import asyncio
 import base64
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import anyio.to_thread
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from sd_inpaint import codecs
@@ -22,9 +23,11 @@ from sd_inpaint.errors import InvalidMaskError, InvalidParameterError, MissingFi
 from sd_inpaint.http.errors import answering
 from sd_inpaint.http.forms import Form, FormFields, read_form
 from sd_inpaint.http.inpainting import Inpainting
+from sd_inpaint.http.journal import request_id
+from sd_inpaint.http.openai_stream import EditStream
 from sd_inpaint.http.parameters import read_parameters
 from sd_inpaint.http.results import describing_headers, encode_all
-from sd_inpaint.painter import Painter
+from sd_inpaint.painter import Painter, Progress
 from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult
 from sd_inpaint.settings import Settings
 
@@ -44,8 +47,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quality": ("auto", "standard", *QUALITY_STEPS),
     "background": ("auto", "opaque"),
     "input_fidelity": ("low", "high"),  # either way: what is not repainted is the input's
-    "stream": ("false",),
-    "partial_images": ("0",),
+    "stream": ("false", "true"),
+    "partial_images": ("0", "1", "2", "3"),
 }
 """What may be said under OpenAI's names, beside ``FREE_TEXTS``, ``n`` and ``size``; the first is what unset means."""
 
@@ -67,11 +70,17 @@ class EditOptions:
         parameters: In this service's own terms.
         image_format: Of the pictures in the answer.
         size: ``auto``, or what the caller takes the picture's size to be, such as ``512x512``.
+        quality: As the caller names it.
+        is_streamed: Whether the answer is a stream of events.
+        partial_images: How many pictures the stream shows on the way.
     """
 
     parameters: InpaintParameters
     image_format: ImageFormat
     size: str
+    quality: str
+    is_streamed: bool
+    partial_images: int
 
 
 class OpenAIEdits:
@@ -92,10 +101,51 @@ class OpenAIEdits:
         options = read_options(form.texts)
         asked = await anyio.to_thread.run_sync(self._decode, form, options, limiter=self._inpainting.picture_work)
         codecs.check_encodable(asked.image.size, options.image_format)
+        if options.is_streamed:
+            return await self._stream(request, asked, options, deadline_seconds)
         # 3. The picture.
         result = await self._inpainting.paint(request, asked, deadline_seconds)
         # 4. The response.
         return await anyio.to_thread.run_sync(self._render, result, options, limiter=self._inpainting.picture_work)
+
+    async def _stream(
+        self, request: Request, asked: InpaintRequest, options: EditOptions, deadline_seconds: float | None
+    ) -> Response:
+        progress = Progress(wants_preview=options.partial_images > 0)
+        painting = asyncio.ensure_future(self._inpainting.paint(request, asked, deadline_seconds, progress))
+        admission = asyncio.ensure_future(progress.admitted.wait())
+        try:
+            # What is refused at the door has its own status; only later trouble has to be told by an event.
+            await asyncio.wait({painting, admission}, return_when=asyncio.FIRST_COMPLETED)
+            if painting.done():
+                painting.result()
+        except BaseException:
+            painting.cancel()
+            raise
+        finally:
+            admission.cancel()
+
+        def write_partial() -> bytes | None:
+            picture = progress.partial()
+            return None if picture is None else codecs.encode(picture, options.image_format)
+
+        async def encode_partial() -> bytes | None:
+            return await anyio.to_thread.run_sync(write_partial, limiter=self._inpainting.picture_work)
+
+        async def encode_result(result: InpaintResult) -> list[tuple[int, bytes]]:
+            return await anyio.to_thread.run_sync(self._encode, result, options, limiter=self._inpainting.picture_work)
+
+        facts: dict[str, object] = {
+            "size": f"{asked.image.width}x{asked.image.height}",
+            "quality": options.quality,
+            "background": "opaque",
+            "output_format": str(options.image_format),
+        }
+        stream = EditStream(
+            request.scope["path"], request_id(request), options.partial_images, facts, encode_partial, encode_result
+        )
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(stream.events(painting, progress), media_type="text/event-stream", headers=headers)
 
     async def get_models(self, request: Request) -> Response:
         """Lists the one model that is served."""
@@ -119,16 +169,21 @@ class OpenAIEdits:
             )
         return InpaintRequest(image=image, mask=mask, parameters=options.parameters)
 
+    def _encode(self, result: InpaintResult, options: EditOptions) -> list[tuple[int, bytes]]:
+        parameters = options.parameters if self._settings.metadata else None
+        return encode_all(result, options.image_format, self._settings.model, parameters)
+
     def _render(self, result: InpaintResult, options: EditOptions) -> Response:
-        model, parameters = self._settings.model, options.parameters if self._settings.metadata else None
-        files = encode_all(result, options.image_format, model, parameters)
         body = {
             "created": int(time.time()),
-            "data": [{"b64_json": base64.b64encode(file).decode("ascii"), "seed": seed} for seed, file in files],
+            "data": [
+                {"b64_json": base64.b64encode(file).decode("ascii"), "seed": seed}
+                for seed, file in self._encode(result, options)
+            ],
             "output_format": str(options.image_format),
             "size": f"{result.image.width}x{result.image.height}",
         }
-        return JSONResponse(body, headers=describing_headers(result, model))
+        return JSONResponse(body, headers=describing_headers(result, self._settings.model))
 
 
 def read_options(texts: Mapping[str, str]) -> EditOptions:
@@ -145,8 +200,19 @@ def read_options(texts: Mapping[str, str]) -> EditOptions:
         own.setdefault("num_inference_steps", str(QUALITY_STEPS[chosen["quality"]]))
     if "n" in texts:
         own["num_images"] = texts["n"]
-    parameters = read_parameters(own, called={"num_images": "n"})
-    return EditOptions(parameters, ImageFormat(chosen["output_format"]), texts.get("size", "auto").strip().lower())
+    is_streamed, partial_images = chosen["stream"] == "true", int(chosen["partial_images"])
+    if partial_images and not is_streamed:
+        raise InvalidParameterError(
+            "partial_images needs stream=true.", field="partial_images", value=chosen["partial_images"]
+        )
+    return EditOptions(
+        parameters=read_parameters(own, called={"num_images": "n"}),
+        image_format=ImageFormat(chosen["output_format"]),
+        size=texts.get("size", "auto").strip().lower(),
+        quality=chosen["quality"],
+        is_streamed=is_streamed,
+        partial_images=partial_images,
+    )
 
 
 def decode_edit_mask(file: bytes | None, image: Picture, max_pixels: int) -> np.ndarray:
