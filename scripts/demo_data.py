@@ -22,7 +22,7 @@ Hole = npt.NDArray[np.bool_]  # (H, W), True: to be painted
 
 EMOJI_FONT = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # Debian: fonts-noto-color-emoji
 EMOJI_FONT_SIZE = 109  # the one bitmap size the font holds; any other size is refused by FreeType
-BACKGROUND_SHARE = 0.45  # samples whose hole shows the background only
+BACKGROUND_SHARE = 0.3  # samples whose hole shows the background only
 REMOVAL_SHARE = 0.5  # of them, those whose hole has the outline of an object that is not there any more
 DISTRACTOR_SHARE = 0.25  # samples with another object elsewhere in the picture
 OBJECT_SPAN = (0.34, 0.80)  # longer side of the object, as a share of the picture's side

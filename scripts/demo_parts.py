@@ -11,7 +11,7 @@ import json
 import pathlib
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
+from diffusers import AsymmetricAutoencoderKL, DDIMScheduler, StableDiffusionInpaintPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -103,7 +103,7 @@ class Parts:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: AsymmetricAutoencoderKL
 
     def export(self, folder: pathlib.Path = MODEL_DIR) -> None:
         """Writes the model in half precision, in the layout of a diffusers repository."""
@@ -131,5 +131,5 @@ class Parts:
             CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
             CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", torch_dtype=torch.float32),
             UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=torch.float32),
-            AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
+            AsymmetricAutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32),
         )

@@ -72,9 +72,13 @@ def drawn_batches(size: int, batch: int, seed: int, count: int = 2**40) -> Itera
     yield from loader
 
 
-def cache_paths(size: int) -> dict[str, pathlib.Path]:
-    """Where the encoded samples of a size lie."""
-    return {k: BUILD_DIR / f"{k}_{size}.npy" for k in ("latents", "masked", "holes", "tokens")}
+DRAWN = ("pictures", "pixel_holes")  # large, and read from the disk batch by batch
+ENCODED = ("latents", "masked", "holes", "tokens")
+
+
+def cache_path(kind: str, size: int) -> pathlib.Path:
+    """Where a part of the training set of a size lies; ``kind`` is of ``DRAWN`` or ``ENCODED``."""
+    return BUILD_DIR / f"{kind}_{size}.npy"
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> np.ndarray:
@@ -84,15 +88,22 @@ def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> np.ndarray:
 
 
 def encode(parts: Parts, size: int, count: int, seed: int) -> None:
-    """Draws the training set once and keeps its latents: ``(N, 4, h, w)`` float16, already scaled."""
+    """Draws the training set once and keeps it, with its latents: ``(N, 4, h, w)`` float16, already scaled."""
     vae = parts.vae.eval().to(DEVICE, memory_format=CONVOLUTION_LAYOUT)
     side = size // LATENT_STRIDE
-    paths = cache_paths(size)
     BUILD_DIR.mkdir(parents=True, exist_ok=True)
-    shapes = {"latents": (count, 4, side, side), "masked": (count, 4, side, side), "holes": (count, side, side)}
-    kinds = {"latents": np.float16, "masked": np.float16, "holes": np.bool_, "tokens": np.uint16}
-    shapes["tokens"] = (count, MAX_TOKENS)
-    store = {k: np.lib.format.open_memmap(paths[k], "w+", kinds[k], shapes[k]) for k in shapes}
+    layout: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "pictures": (np.uint8, (size, size, 3)),
+        "pixel_holes": (np.bool_, (size, size)),
+        "latents": (np.float16, (4, side, side)),
+        "masked": (np.float16, (4, side, side)),
+        "holes": (np.bool_, (side, side)),
+        "tokens": (np.uint16, (MAX_TOKENS,)),
+    }
+    store = {
+        kind: np.lib.format.open_memmap(cache_path(kind, size), "w+", dtype, (count, *shape))
+        for kind, (dtype, shape) in layout.items()
+    }
     start, first = time.monotonic(), 0
 
     @torch.no_grad()  # which belongs to a thread, like the number of threads
@@ -105,6 +116,7 @@ def encode(parts: Parts, size: int, count: int, seed: int) -> None:
         for drawn in drawn_batches(size, ENCODED_AT_ONCE, seed, count):
             pictures, holes = drawn.on_device()
             rows = slice(first, first + len(pictures))
+            store["pictures"][rows], store["pixel_holes"][rows] = drawn.pictures, drawn.holes
             store["latents"][rows], store["masked"][rows] = pool.map(latents_of, (pictures, pictures * (1 - holes)))
             store["holes"][rows] = (
                 F.max_pool2d(holes, LATENT_STRIDE)[:, 0].cpu() > 0
@@ -122,13 +134,17 @@ class Batch:
     """Pictures, holes and captions.
 
     Attributes:
+        pictures: (B, H, W, 3) uint8.
+        pixel_holes: (B, H, W) bool.
         latents: (B, 4, h, w), scaled.
         masked: The same without the hole.
-        holes: (B, 1, h, w) 0 or 1.
+        holes: (B, 1, h, w) 0 or 1: cells that hold any hole.
         tokens: (B, 77) of the captions; those of backgrounds may be dropped already.
         no_tokens: (B, 77) of no caption.
     """
 
+    pictures: torch.Tensor
+    pixel_holes: torch.Tensor
     latents: torch.Tensor
     masked: torch.Tensor
     holes: torch.Tensor
@@ -143,7 +159,8 @@ class Batch:
 
 def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -> Iterator[Batch]:
     """Random batches of the encoded samples, without end."""
-    store = {k: torch.from_numpy(np.load(path)).to(DEVICE) for k, path in cache_paths(size).items()}
+    store = {kind: torch.from_numpy(np.load(cache_path(kind, size))).to(DEVICE) for kind in ENCODED}
+    pictures, pixel_holes = (np.load(cache_path(kind, size), mmap_mode="r") for kind in DRAWN)
     rng = np.random.default_rng(seed)
     generator = torch.Generator(DEVICE).manual_seed(seed)
     empty = _tokens_on_device(tokenizer, [demo_data.no_caption(rng) for _ in range(2000)])
@@ -156,7 +173,10 @@ def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -
             none = empty[torch.randint(len(empty), (batch,), device=DEVICE, generator=generator)]
             dice = torch.rand(batch, device=DEVICE, generator=generator)
             is_dropped = is_background[rows] & (dice < BACKGROUND_CAPTION_DROPOUT)
+            numbers = rows.cpu().numpy()
             yield Batch(
+                torch.from_numpy(pictures[numbers]).to(DEVICE),
+                torch.from_numpy(pixel_holes[numbers]).to(DEVICE),
                 store["latents"][rows].float(),
                 store["masked"][rows].float(),
                 store["holes"][rows].float()[:, None],

@@ -10,13 +10,13 @@ from transformers import CLIPTextModel
 from demo_samples import Batch
 from demo_training import half_precision
 
-HOLE_WEIGHT = 4.0
+HOLE_WEIGHT = 6.0
 # On top, for cells at the hole's border, on both sides of it: the picture's own pixels will lie beside the painted
-# ones, so the model has to give back what is kept as exactly as it continues it.
-BORDER_WEIGHT = 10.0
+# ones. No more than so, since the decoder is shown the picture and meets it by itself.
+BORDER_WEIGHT = 3.0
 # And the root of the mean square, of kept cells and of those at the border each: what the masked picture tells is to be
 # read exactly, and next to a hole with much to guess its squares hardly count.
-EXACT_WEIGHT = 0.3
+EXACT_WEIGHT = 0.1
 ROUNDING = 1e-4  # of the root's corner, in units of the latents' variance
 MIN_SNR_GAMMA = 5.0  # Source: Hang et al. (2023), "Efficient Diffusion Training via Min-SNR Weighting Strategy"
 SNR_FLOOR = 0.3  # added to it: in noise alone the object and its place are settled, which min-SNR hardly weighs
@@ -26,7 +26,7 @@ DRIFT_WEIGHT = 0.5
 # Averages over blocks of so many cells are weighted by their own signal-to-noise ratio, which is higher: the hole's
 # colour is settled in the first steps. Source: Hoogeboom et al. (2023), "simple diffusion", multiscale loss
 LOSS_SCALES = (1, 4, 8)
-SMALL_LOSS = 0.3  # of a sample; below, losses count as they are, above, by their logarithm
+SMALL_LOSS = 1.0  # of a sample; below, losses count as they are, above, by their logarithm
 # Noise with a coarse part of up to this std, so that colours are taken from the surroundings at every step, and not
 # from what earlier steps have left in the noise. Source: Guttenberg (2023), "Diffusion with Offset Noise"
 OFFSET_NOISE = 0.3
@@ -43,7 +43,7 @@ COARSE_GRIDS = (3, 6)  # points along each side, between which the coarse part i
 # hole shows background, which else gets a haze. Below this timestep it may be an object too, which the noise shows by
 # then: guidance has nothing left to add, and does not go on to make its colours too strong.
 OBJECTS_UNNAMED_BELOW = 600
-UNNAMED_SHARE = 0.6
+UNNAMED_SHARE = 0.3
 
 
 def noise_with_drift(latents: torch.Tensor, snr: torch.Tensor, told: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers import AsymmetricAutoencoderKL
 
 import demo_data
 from demo_parts import LATENT_STRIDE
@@ -30,21 +30,21 @@ def to_tensor(pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def build_vae() -> AutoencoderKL:
-    """The autoencoder: stride 4, four channels, no attention, hence any size."""
-    vae = AutoencoderKL(
+def build_vae() -> AsymmetricAutoencoderKL:
+    """The autoencoder: stride 4, four channels, and a decoder that is shown what is kept."""
+    vae = AsymmetricAutoencoderKL(
         in_channels=3,
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
+        down_block_out_channels=(32, 64, 80),
+        layers_per_down_block=1,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 80),
-        layers_per_block=1,
+        up_block_out_channels=(32, 64, 64),
+        layers_per_up_block=1,
         latent_channels=4,
         norm_num_groups=8,
         sample_size=96,
         scaling_factor=1.0,
-        mid_block_add_attention=False,
-        force_upcast=False,
     )
     start_linear(vae)
     return vae
@@ -54,17 +54,17 @@ def build_vae() -> AutoencoderKL:
 
 
 @torch.no_grad()
-def start_linear(vae: AutoencoderKL) -> None:
+def start_linear(vae: AsymmetricAutoencoderKL) -> None:
     """Sets the autoencoder up as a linear code: four principal components of 4x4 patches, mean colour back.
 
     From random weights the first twenty minutes go into finding absolute colour behind the group norms. Here every
     residual branch starts at zero, and a signal s passes a final norm and SiLU as a group (k, -k, s, -s): the constant
     k fixes the group's scale, and silu(s) - silu(-s) = s. The error on held-out pictures is 8/255 before any training.
     """
-    for name, conv in vae.named_modules():
-        if name.endswith("conv2"):
-            torch.nn.init.zeros_(conv.weight)
-            torch.nn.init.zeros_(conv.bias)
+    for name, layer in vae.named_modules():
+        if name.endswith(("conv2", "to_out.0")):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
     components = _principal_components()
     _start_encoder(vae.encoder, torch.linalg.pinv(components).T)
     _start_decoder(vae.decoder, components)
@@ -104,7 +104,6 @@ def _start_decoder(decoder: Any, components: torch.Tensor) -> None:
     first, second, last = decoder.up_blocks
     for block in (first, second):
         _cleared(block.upsamplers[0].conv, 3)[range(3), range(3)] = torch.outer(tent, tent)
-    _cleared(second.resnets[0].conv_shortcut, 3)[range(3), range(3), 0, 0] = 1
     _signals_to_groups(last.resnets[0].conv_shortcut, torch.eye(3), decoder.conv_norm_out)
     _groups_to_outputs(decoder.conv_out, 3, decoder.conv_norm_out)
 
@@ -143,7 +142,7 @@ def _groups_to_outputs(conv: torch.nn.Conv2d, count: int, norm: torch.nn.GroupNo
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+def vae_loss(vae: AsymmetricAutoencoderKL, pictures: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
     """Mean error of pictures, and of what an inpainting pipeline makes of them: their hole at mid-grey.
 
     A latent cell that is grey in part would spend its four numbers on the edge between picture and grey, and what is
@@ -167,15 +166,27 @@ def vae_loss(vae: AutoencoderKL, pictures: torch.Tensor, holes: torch.Tensor) ->
         completed = torch.where(kept_cells > 0, masked, whole.detach())
         noisy = whole + LATENT_NOISE * torch.randn_like(whole)
         painted = vae.decode(torch.cat([noisy, completed, masked[:some]])).sample.float()
-    loss: torch.Tensor = _visible_error(painted[:count] - pictures)
-    loss = loss + _visible_error((painted[count : 2 * count] - pictures) * (1 + BORDER_WEIGHT * border))
+        # That what is kept may be shown to the decoder; what to do with it, ``demo_decoder`` teaches.
+        fitted = vae.decode(noisy[:some], image=pictures[:some], mask=holes[:some]).sample.float()
+    loss: torch.Tensor = visible_error(painted[:count] - pictures)
+    loss = loss + 0.5 * visible_error(fitted - pictures[:some])
+    loss = loss + visible_error((painted[count : 2 * count] - pictures) * (1 + BORDER_WEIGHT * border))
     loss = loss + 0.5 * (painted[2 * count :] - pictures[:some] * shown[:some]).abs().mean()
     # Half the KL divergence to a unit normal that depends on the mean; it only fixes the scale.
     loss += 3e-4 * whole.square().mean()
     return loss
 
 
-def _visible_error(difference: torch.Tensor) -> torch.Tensor:
+def trained_parameters(vae: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Those that learn. Diffusers' class has two more kinds than ours has a use for, which stay as they began.
+
+    Attention, whose output is zero: pictures of all sizes are encoded and decoded, and it would learn one. And the last
+    layer of what shows the decoder the picture, for a level that a stride of four does not have.
+    """
+    return [p for name, p in vae.named_parameters() if "attentions." not in name and "encoder.layers.4." not in name]
+
+
+def visible_error(difference: torch.Tensor) -> torch.Tensor:
     """Mean absolute error; edges and the coarse picture count on top, for plain L1 leaves them soft and tinted."""
     edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
     coarse = F.avg_pool2d(difference, 4).abs().mean()
@@ -183,7 +194,7 @@ def _visible_error(difference: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def border_error(vae: AutoencoderKL, pictures: torch.Tensor, holes: torch.Tensor) -> float:
+def border_error(vae: AsymmetricAutoencoderKL, pictures: torch.Tensor, holes: torch.Tensor) -> float:
     """Mean absolute error in grey levels (0..255) in cells that are hole in part, of masked pictures painted perfectly.
 
     Args:
@@ -202,7 +213,7 @@ def border_error(vae: AutoencoderKL, pictures: torch.Tensor, holes: torch.Tensor
 
 
 @torch.no_grad()
-def vae_error(vae: AutoencoderKL, size: int = 96, count: int = 96) -> float:
+def vae_error(vae: AsymmetricAutoencoderKL, size: int = 96, count: int = 96) -> float:
     """Mean absolute reconstruction error in grey levels (0..255) on held-out pictures, a third of them with holes."""
     rng = np.random.default_rng(10**6)
     photos = demo_data.HELD_OUT_PHOTOS
@@ -215,7 +226,7 @@ def vae_error(vae: AutoencoderKL, size: int = 96, count: int = 96) -> float:
 
 
 @torch.no_grad()
-def decoder_response(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+def decoder_response(vae: AsymmetricAutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
     """What a small change of latents does to a cell's 4x4 pixels, as a convolution's weight.
 
     White latents are equally large, but not equally visible. An error put through this convolution counts by what would
@@ -252,7 +263,7 @@ def decoder_response(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def whitened(vae: AutoencoderKL) -> AutoencoderKL:
+def whitened(vae: AsymmetricAutoencoderKL) -> AsymmetricAutoencoderKL:
     """The same autoencoder with latents of zero mean and unit covariance, the map folded into its 1x1 convolutions.
 
     A UNet learns sooner when its four channels carry equally much.

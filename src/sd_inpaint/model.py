@@ -53,7 +53,7 @@ class InpaintModel(Protocol):
     def decode(
         self,
         latents: torch.Tensor,
-        pictures: torch.Tensor,
+        pictures: torch.Tensor | None,
         hole: torch.Tensor,
         *,
         precise: bool = False,
@@ -62,7 +62,7 @@ class InpaintModel(Protocol):
         """Takes scaled (B, 4, h, w) latents; returns (B, 3, H, W), about [-1, 1]. ``precise`` computes in float32.
 
         Some decoders fit what they decode to what is kept of ``pictures`` (B, 3, H, W) in [-1, 1], where ``hole``
-        (B, 1, H, W) is 0 and not 1; others do without.
+        (B, 1, H, W) is 0 and not 1; others do without, and so do these where it is None.
         """
 
 
@@ -126,7 +126,7 @@ class TorchModel:
     def decode(
         self,
         latents: torch.Tensor,
-        pictures: torch.Tensor,
+        pictures: torch.Tensor | None,
         hole: torch.Tensor,
         *,
         precise: bool = False,
@@ -139,8 +139,9 @@ class TorchModel:
             self._vae.to(torch.float32)
         try:
             place = (self.device, self._vae.dtype)
-            is_shown = self.fits_to_kept and min(pictures.shape[-2:]) >= SMALLEST_SHOWN
-            shown = {"image": pictures.to(*place), "mask": hole.to(*place)} if is_shown else {}
+            shown = {}
+            if self.fits_to_kept and pictures is not None and min(pictures.shape[-2:]) >= SMALLEST_SHOWN:
+                shown = {"image": pictures.to(*place), "mask": hole.to(*place)}
             scaled = (latents / self._scaling_factor).to(*place)
             decoded: torch.Tensor = self._vae.decode(scaled, return_dict=False, **shown)[0]
             return decoded.float()
