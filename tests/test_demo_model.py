@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
 import sd_inpaint
@@ -139,6 +141,31 @@ def drawn_removal(evaluation: ModuleType, index: int, size: int) -> tuple[Any, n
     hole[top : top + size // 3, left : left + size // 3] = True
     picture = np.where(hole[..., None], np.uint8(40), background)
     return evaluation.Request(picture, hole, evaluation.REMOVAL_PROMPT, seed=index), background
+
+
+def test_hole_is_that_of_diffusers_pipeline(evaluation: ModuleType, paint: Any, size: int) -> None:
+    """Diffusers' own pipeline loads the folder, and paints the same into the hole."""
+    request, _ = drawn_removal(evaluation, 0, size)
+    hole = np.zeros((size, size), np.bool_)
+    hole[size // 4 : size // 4 * 3, size // 4 : size // 2] = (
+        True  # on the grid of latent cells, as diffusers reads masks
+    )
+    (ours,) = paint([evaluation.dataclasses.replace(request, hole=hole, prompt="a red rose")])
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt="a red rose",
+        negative_prompt="",
+        image=Image.fromarray(request.picture),
+        mask_image=Image.fromarray(hole),
+        width=size,
+        height=size,
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(request.seed),
+        output_type="np",
+    ).images[0]
+    # Half a level from rounding to whole numbers, and float rounding over the steps of two threads.
+    assert np.abs(ours - theirs * 255)[hole].max() <= 0.6
 
 
 def test_prompt_and_seed_change_the_hole_only(evaluation: ModuleType, paint: Any, size: int) -> None:
