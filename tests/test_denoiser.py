@@ -128,6 +128,20 @@ def test_decoder_is_shown_what_is_kept_and_nothing_of_the_hole(components: dict[
     assert (painted != changed).any()
 
 
+def test_rim_is_shown_to_the_decoder_and_to_nothing_else(components: dict[str, object]) -> None:
+    """Pixels of the hole that are kept in part are the decoder's to see; the UNet paints them as all of the hole."""
+    denoiser = make_denoiser(components | {"vae": make_fitting_vae()})
+    task = make_task(num_inference_steps=1)
+    rim = np.zeros((64, 64), np.bool_)
+    rim[8:40, 16] = True
+    plain, rimmed = denoiser.begin(task), denoiser.begin(dataclasses.replace(task, rim=rim))
+    assert torch.equal(plain.masked_latents, rimmed.masked_latents)
+    assert torch.equal(plain.hole, rimmed.hole)
+    assert (plain.hidden - rimmed.hidden).sum() == 32
+    first, second = (denoiser.finish(each) for each in (plain, rimmed))
+    assert (first[8:40, 16] != second[8:40, 16]).any()
+
+
 def test_decoder_is_shown_nothing_where_colours_are_matched(components: dict[str, object]) -> None:
     """color_match measures what the decoder gets wrong outside the hole, where one that was told would err less."""
     vae = make_fitting_vae()

@@ -336,3 +336,22 @@ class TestCutAndPaste:
         back = np.zeros_like(smooth)
         geometry.paste(canvas, geometry.cut(canvas, smooth), back)
         assert np.abs(back.astype(int) - smooth)[4:-4, 4:-4].max() <= 2
+
+
+def test_kept_part_of_a_pixel_is_its_own_mean_colour() -> None:
+    """Of a canvas pixel that a hole's border runs through, what is kept counts, and nothing of what the hole hides."""
+    canvas = Canvas(Box(2, 1, 26, 17), width=16, height=12, inner_width=12, inner_height=8)  # two pixels to one
+    rgb = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    hole = np.zeros((20, 30), np.bool_)
+    hole[5:12, 7:20] = True  # its left border halves canvas pixels, its top one does not
+    other = np.where(hole[..., None], 255 - rgb, rgb)
+    colours, is_half_kept = geometry.cut_kept(canvas, rgb, hole)
+    others, same = geometry.cut_kept(canvas, other, hole)
+    assert colours.shape == (12, 16, 3)
+    assert (is_half_kept == same).all()
+    assert (colours[is_half_kept] == others[is_half_kept]).all()
+    # Columns 6 and 7 make canvas column 2, of which 6 is kept; rows 5 and 6 make row 2.
+    assert is_half_kept[2, 2]
+    assert np.abs(colours[2, 2].astype(float) - rgb[5:7, 6].mean(0)).max() <= 1.5
+    assert not is_half_kept[2:5, 3:8].any()
+    assert np.abs(colours[0, 0].astype(float) - rgb[1:3, 2:4].mean((0, 1))).max() <= 1.5

@@ -57,8 +57,8 @@ class Diffusion:
         timesteps: Those still to run, from noise to picture.
         latents: (1, 4, h, w) float32, as the scheduler keeps them.
         embeddings: (2, L, D), negative prompt first, or (1, L, D) where guidance is off.
-        pixel_hole: (1, 1, H, W) float32, 1 repaints.
-        hole: (1, 1, h, w) float32, the same in latent cells.
+        hidden: (1, 1, H, W) float32, 1 where a decoder may not be shown the picture.
+        hole: (1, 1, h, w) float32, 1 repaints.
         masked_latents: (1, 4, h, w) float32: the picture with its hole at mid-grey.
         generator: On the CPU, so that a seed means the same on every device.
         known: What a soft mask holds on to; None where no grey is to be held.
@@ -70,7 +70,7 @@ class Diffusion:
     timesteps: torch.Tensor
     latents: torch.Tensor
     embeddings: torch.Tensor
-    pixel_hole: torch.Tensor
+    hidden: torch.Tensor
     hole: torch.Tensor
     masked_latents: torch.Tensor
     generator: torch.Generator
@@ -171,7 +171,7 @@ class Denoiser:
                 timesteps=timesteps,
                 latents=latents,
                 embeddings=embeddings,
-                pixel_hole=holes,
+                hidden=holes if task.rim is None else holes * torch.from_numpy(~task.rim).to(self._model.device),
                 hole=cell_hole[None, None].float(),
                 masked_latents=masked_latents,
                 generator=generator,
@@ -254,7 +254,7 @@ class Denoiser:
             shown = None if matches_colours else _to_tensor(diffusion.task.image)
             for precise in (False, True):
                 # 10. Decode; a float16 VAE overflows on some pictures, so a bad one is decoded again in float32.
-                picture = self._model.decode(diffusion.latents, shown, diffusion.pixel_hole, precise=precise, lean=lean)
+                picture = self._model.decode(diffusion.latents, shown, diffusion.hidden, precise=precise, lean=lean)
                 if bool(torch.isfinite(picture).all()):
                     canvas = _to_pixels(picture)
                     if canvas.max() >= BLACK_LEVEL or diffusion.task.image.max() < BLACK_LEVEL:

@@ -20,6 +20,7 @@ from sd_inpaint.errors import ImageTooLargeError
 from sd_inpaint.schema import Region
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
 _MAX_AREA: Final = 1.5
 """In native areas: a canvas up to this size is painted as one thing; from about twice on, things appear doubled."""
@@ -212,6 +213,30 @@ def cut_mask(canvas: Canvas, mask: Pixels) -> Pixels:
             edges = np.arange(size + 1, dtype=np.int64) * part.shape[axis]
             part = _maxima(part, edges[:-1] // size, -(-edges[1:] // size), axis)
     return _padded(part, canvas)
+
+
+def cut_kept(canvas: Canvas, rgb: Pixels, hole: Flags) -> tuple[Pixels, Flags]:
+    """What is kept of each canvas pixel: where the canvas is smaller than its box, a hole's border runs through some.
+
+    ``cut_mask`` gives those to the hole whole, for nothing of what it hides may be seen. Their kept part may.
+
+    Args:
+        canvas: A canvas of this picture.
+        rgb: (H, W, 3) uint8.
+        hole: (H, W) bool.
+
+    Returns:
+        (canvas.height, canvas.width, 3) uint8, the mean colour of what is kept, and (canvas.height, canvas.width) bool,
+        where that is half of the pixel at least; elsewhere the colour means nothing.
+    """
+    hidden, size = hole[canvas.box.slices], (canvas.inner_width, canvas.inner_height)
+    kept = cv2.resize(np.where(hidden, 0, 255).astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+    seen = np.where(hidden[..., None], 0, rgb[canvas.box.slices]).astype(np.uint8)
+    colours = cv2.resize(seen, size, interpolation=cv2.INTER_AREA) * (255 / np.maximum(kept, 1)[..., None])
+    is_half_kept = (kept >= 128).astype(np.uint8)
+    return _padded(colours.clip(0, 255).round().astype(np.uint8), canvas), _padded(is_half_kept, canvas).astype(
+        np.bool_
+    )
 
 
 def paste(canvas: Canvas, painted: Pixels, onto: Pixels) -> None:

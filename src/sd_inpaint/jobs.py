@@ -32,12 +32,15 @@ class CanvasTask:
         mask: (H, W) uint8; 255 repaints, 0 keeps.
         parameters: Prompt, steps, guidance and the like.
         seed: The seed to use; never the one that asks for a random draw.
+        rim: (H, W) bool: pixels of the hole that are kept in good part, of which ``image`` has that part's colour; a
+            decoder may be shown them. None where there are none.
     """
 
     image: np.ndarray
     mask: np.ndarray
     parameters: InpaintParameters
     seed: int
+    rim: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:

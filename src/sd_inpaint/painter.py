@@ -262,7 +262,12 @@ def _cut(
         pixels, hole = geometry.cut(canvas, image.rgb), geometry.cut_mask(canvas, mask)
         if parameters.masked_content is MaskedContent.FILL and parameters.strength < 1:
             pixels = masks.fill_hole(pixels, hole)
-        tasks += [CanvasTask(pixels, hole, parameters, seed) for seed in seeds]
+        rim = None
+        if canvas.scale < 1 and parameters.soft_mask is SoftMask.BLEND:
+            colours, is_half_kept = geometry.cut_kept(canvas, image.rgb, masks.hole(mask))
+            rim = is_half_kept & masks.hole(hole)
+            pixels = np.where(rim[..., None], colours, pixels)
+        tasks += [CanvasTask(pixels, hole, parameters, seed, rim) for seed in seeds]
     return tasks
 
 
