@@ -284,7 +284,12 @@ async def _wait(jobs: Sequence[Job], loop: DeviceLoop) -> list[np.ndarray]:
 
 
 def _match_colours(painted: Sequence[np.ndarray], tasks: Sequence[CanvasTask]) -> list[np.ndarray]:
-    return [masks.match_colours(pixels, task.image, task.mask) for pixels, task in zip(painted, tasks, strict=True)]
+    # At a hole's rim the right answer is known too.
+    unknown = (task.mask if task.rim is None else np.where(task.rim, np.uint8(0), task.mask) for task in tasks)
+    return [
+        masks.match_colours(pixels, task.image, mask)
+        for pixels, task, mask in zip(painted, tasks, unknown, strict=True)
+    ]
 
 
 def _enlarged(preview: np.ndarray | None, task: CanvasTask) -> np.ndarray:
