@@ -14,8 +14,7 @@ from demo_vae import LATENT_NOISE, to_tensor, visible_error
 NEAR = 6  # pixels from the hole's border within which errors count more
 NEAR_WEIGHT = 3.0  # on top
 STEP_WEIGHT = 2.0  # of the difference between neighbours, where one of them is kept
-# Of kept pixels. The service takes most of them from the picture, but not those at a feathered mask's rim; and
-# color_match takes what is wrong with them for a tint, and carries it into the hole.
+# Of kept pixels. The service takes most of them from the picture, but not those at a feathered mask's rim.
 KEPT_WEIGHT = 0.5
 SMALL_ERROR = 0.02  # of a sample, 2.5 levels; an error counts by its part of the sample's own, which counts as no less
 SMALL_SHARE = 0.01  # of a batch's pixels; what is less counts as so much

@@ -13,7 +13,7 @@ from sd_inpaint.painter import Painter, Progress
 from sd_inpaint.schema import SEED_MAX, InpaintParameters, InpaintRequest, InpaintResult, MaskedContent
 from sd_inpaint.settings import Settings
 from test_weights import save
-from tiny_model import make_components
+from tiny_model import make_components, make_fitting_vae
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +294,14 @@ def test_disabled_painter_loads_nothing(model: Path) -> None:
     with pytest.raises(ModelDisabledError):
         painter.check_open()
     assert painter.info()["status"] == "disabled"
+
+
+def test_mask_without_greys_is_the_same_however_greys_are_read(tmp_path: Path) -> None:
+    """Black and white say the same by blending and by strength, also on a canvas that is smaller than its part."""
+    fitting = save(make_components() | {"vae": make_fitting_vae()}, tmp_path)
+    painter = make_painter(fitting, max_canvas_pixels=4096)
+    requests = [make_request((200, 150), (33, 21, 121, 102), soft_mask=soft) for soft in ("blend", "strength")]
+    blend, strength = (paint(painter, request) for request in requests)
+    painter.stop(drain_seconds=5.0)
+    assert not blend.regions[0].endswith("x1.000")
+    assert (blend.image.rgb == strength.image.rgb).all()

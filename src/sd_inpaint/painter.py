@@ -263,12 +263,17 @@ def _cut(
         if parameters.masked_content is MaskedContent.FILL and parameters.strength < 1:
             pixels = masks.fill_hole(pixels, hole)
         rim = None
-        if canvas.scale < 1 and parameters.soft_mask is SoftMask.BLEND:
-            colours, is_half_kept = geometry.cut_kept(canvas, image.rgb, masks.hole(mask))
-            rim = is_half_kept & masks.hole(hole)
+        if canvas.scale < 1:
+            colours, is_half_kept = geometry.cut_kept(canvas, image.rgb, _hidden(mask, parameters))
+            rim = is_half_kept & _hidden(hole, parameters)
             pixels = np.where(rim[..., None], colours, pixels)
         tasks += [CanvasTask(pixels, hole, parameters, seed, rim) for seed in seeds]
     return tasks
+
+
+def _hidden(mask: np.ndarray, parameters: InpaintParameters) -> np.ndarray:
+    """(H, W) bool: what is not to be shown: by strength all that the mask touches, else from half-grey on."""
+    return mask > 0 if parameters.soft_mask is SoftMask.STRENGTH else masks.hole(mask)
 
 
 async def _wait(jobs: Sequence[Job], loop: DeviceLoop) -> list[np.ndarray]:
