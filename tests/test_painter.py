@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sd_inpaint.codecs import Picture
 from sd_inpaint.errors import DeadlineExceededError, ModelDisabledError, QueueFullError
 from sd_inpaint.painter import Painter, Progress
+from sd_inpaint.picture import Picture
 from sd_inpaint.schema import SEED_MAX, InpaintParameters, InpaintRequest, InpaintResult, MaskedContent
 from sd_inpaint.settings import Settings
-from test_weights import save
-from tiny_model import make_components, make_fitting_vae
+from tests.diffusion.test_weights import save
+from tests.support.tiny_model import make_components, make_fitting_vae
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +79,10 @@ def test_result_has_the_inputs_size_and_its_kept_pixels(
     """Whatever the size and the region, black-mask pixels are equal to the byte, and the white ones are painted."""
     request = make_request(size, hole, region=region)
     result = paint(painter, request)
-    assert result.image.size == size
+    assert result.variations[0].image.size == size
     kept = request.mask == 0
-    assert (result.image.rgb[kept] == request.image.rgb[kept]).all()
-    assert (result.image.rgb[~kept] != request.image.rgb[~kept]).any()
+    assert (result.variations[0].image.rgb[kept] == request.image.rgb[kept]).all()
+    assert (result.variations[0].image.rgb[~kept] != request.image.rgb[~kept]).any()
     assert result.steps == 2
     assert result.regions
     assert result.inference_seconds > 0
@@ -94,7 +94,7 @@ def test_region_that_is_the_picture_equals_the_full_one(painter: Painter, size: 
     hole = (5, 5, size[0] - 6, size[1] - 6)
     results = [paint(painter, make_request(size, hole, **options)) for options in WHOLE_PICTURE]
     assert len({result.regions for result in results}) == 1
-    assert all((result.image.rgb == results[0].image.rgb).all() for result in results)
+    assert all((result.variations[0].image.rgb == results[0].variations[0].image.rgb).all() for result in results)
 
 
 def test_grey_is_monotone_from_the_input_to_the_painted_picture(painter: Painter) -> None:
@@ -103,7 +103,9 @@ def test_grey_is_monotone_from_the_input_to_the_painted_picture(painter: Painter
     levels = []
     for grey in (128, 160, 200, 254, 255):
         mask = np.where(request.mask == 255, grey, 0).astype(np.uint8)
-        levels.append(paint(painter, InpaintRequest(request.image, mask, request.parameters)).image.rgb.astype(int))
+        levels.append(
+            paint(painter, InpaintRequest(request.image, mask, request.parameters)).variations[0].image.rgb.astype(int)
+        )
     whole = levels[-1] - request.image.rgb
     steps = np.diff(np.stack([request.image.rgb.astype(int), *levels]), axis=0)
     assert (np.sign(steps) * np.sign(whole) >= 0).all()
@@ -114,7 +116,7 @@ def test_black_mask_gives_the_input_back_without_the_model(painter: Painter) -> 
     request = make_request(hole=(0, 0, 0, 0))
     before = painter.engine.outcomes["done"]
     result = paint(painter, request)
-    assert result.image is request.image
+    assert result.variations[0].image is request.image
     assert result.steps == 0
     assert painter.engine.outcomes["done"] == before
 
@@ -152,7 +154,10 @@ def test_filled_hole_is_what_less_strength_starts_from(painter: Painter) -> None
 
     def painted(content: str) -> list[np.ndarray]:
         parameters = request.parameters.model_copy(update={"masked_content": MaskedContent(content)})
-        return [paint(painter, InpaintRequest(picture, request.mask, parameters)).image.rgb for picture in pictures]
+        return [
+            paint(painter, InpaintRequest(picture, request.mask, parameters)).variations[0].image.rgb
+            for picture in pictures
+        ]
 
     first, second = painted("fill")
     assert np.array_equal(first[request.mask == 255], second[request.mask == 255])
@@ -165,8 +170,8 @@ def test_inverted_mask_paints_the_black_part(painter: Painter) -> None:
     request = make_request(mask_invert=True)
     result = paint(painter, request)
     white = request.mask == 255
-    assert (result.image.rgb[white] == request.image.rgb[white]).all()
-    assert (result.image.rgb[~white] != request.image.rgb[~white]).any()
+    assert (result.variations[0].image.rgb[white] == request.image.rgb[white]).all()
+    assert (result.variations[0].image.rgb[~white] != request.image.rgb[~white]).any()
 
 
 def test_color_match_changes_the_painted_part_only(painter: Painter) -> None:
@@ -174,17 +179,17 @@ def test_color_match_changes_the_painted_part_only(painter: Painter) -> None:
     request, matched = make_request(), make_request(color_match=True)
     plain, result = paint(painter, request), paint(painter, matched)
     kept = request.mask == 0
-    assert (result.image.rgb[kept] == request.image.rgb[kept]).all()
-    assert (result.image.rgb[~kept] != plain.image.rgb[~kept]).any()
+    assert (result.variations[0].image.rgb[kept] == request.image.rgb[kept]).all()
+    assert (result.variations[0].image.rgb[~kept] != plain.variations[0].image.rgb[~kept]).any()
 
 
 def test_random_seed_is_returned_and_repeats(painter: Painter) -> None:
     """A seed of -1 draws one; sent again by its number, it gives the same picture."""
     first, other = paint(painter, make_request(seed=-1)), paint(painter, make_request(seed=-1))
-    assert first.seed != other.seed
-    again = paint(painter, make_request(seed=first.seed))
-    assert (again.image.rgb == first.image.rgb).all()
-    assert (other.image.rgb != first.image.rgb).any()
+    assert first.variations[0].seed != other.variations[0].seed
+    again = paint(painter, make_request(seed=first.variations[0].seed))
+    assert (again.variations[0].image.rgb == first.variations[0].image.rgb).all()
+    assert (other.variations[0].image.rgb != first.variations[0].image.rgb).any()
 
 
 def test_several_pictures_take_the_seeds_that_follow(painter: Painter) -> None:
@@ -193,7 +198,7 @@ def test_several_pictures_take_the_seeds_that_follow(painter: Painter) -> None:
     assert [variation.seed for variation in several.variations] == [SEED_MAX, 0, 1]
     for variation in several.variations:
         alone = paint(painter, make_request(seed=variation.seed))
-        assert (alone.image.rgb == variation.image.rgb).all()
+        assert (alone.variations[0].image.rgb == variation.image.rgb).all()
     assert len(paint(painter, make_request(hole=(0, 0, 0, 0), num_images=2)).variations) == 2
 
 
@@ -203,13 +208,13 @@ def test_twenty_at_once_are_what_each_is_alone(painter: Painter) -> None:
         make_request((70, 53) if n % 2 else (40, 64), seed=n, num_inference_steps=1 + n % 4, guidance_scale=1.0 + n % 3)
         for n in range(20)
     ]
-    alone = [paint(painter, request).image.rgb for request in requests]
+    alone = [paint(painter, request).variations[0].image.rgb for request in requests]
 
     async def all_at_once() -> list[InpaintResult]:
         return await asyncio.gather(*(painter.paint(request) for request in requests))
 
     for result, expected in zip(asyncio.run(all_at_once()), alone, strict=True):
-        assert (result.image.rgb == expected).all()
+        assert (result.variations[0].image.rgb == expected).all()
 
 
 def test_far_apart_holes_are_painted_each(painter: Painter) -> None:
@@ -220,9 +225,11 @@ def test_far_apart_holes_are_painted_each(painter: Painter) -> None:
     assert len(result.regions) == 2
     for hole in ((10, 10, 40, 40), (1150, 150, 1180, 180)):
         left, top, right, bottom = hole
-        assert (result.image.rgb[top:bottom, left:right] != request.image.rgb[top:bottom, left:right]).any()
+        assert (
+            result.variations[0].image.rgb[top:bottom, left:right] != request.image.rgb[top:bottom, left:right]
+        ).any()
     kept = request.mask == 0
-    assert (result.image.rgb[kept] == request.image.rgb[kept]).all()
+    assert (result.variations[0].image.rgb[kept] == request.image.rgb[kept]).all()
 
 
 def test_cancelled_task_frees_the_device(painter: Painter) -> None:
@@ -304,4 +311,4 @@ def test_mask_without_greys_is_the_same_however_greys_are_read(tmp_path: Path) -
     blend, strength = (paint(painter, request) for request in requests)
     painter.stop(drain_seconds=5.0)
     assert not blend.regions[0].endswith("x1.000")
-    assert (blend.image.rgb == strength.image.rgb).all()
+    assert (blend.variations[0].image.rgb == strength.variations[0].image.rgb).all()

@@ -133,7 +133,7 @@ def test_wrong_database_url_is_not_shown(monkeypatch: pytest.MonkeyPatch, url: s
     with pytest.raises(SettingsError) as wrong:
         Settings.read(env_file=None)
     trace = "".join(traceback.format_exception(wrong.value))
-    assert "SD_INPAINT_STATE_URL: it is postgresql://" in str(wrong.value)
+    assert "SD_INPAINT_STATE_URL: must be postgresql://" in str(wrong.value)
     assert "s3cret" not in str(wrong.value) + trace
 
 

@@ -17,7 +17,7 @@
     │   ├── JobNotFoundError              job_not_found
     │   ├── JobNotReadyError              job_not_ready
     │   ├── IdempotencyConflictError      idempotency_conflict
-    │   └── CancelledError                cancelled
+    │   └── RequestCancelledError                cancelled
     └── MachineError                      the caller may try again, or the operator must act
         ├── ModelLoadingError             model_loading
         ├── ModelDisabledError            model_disabled
@@ -33,7 +33,7 @@
         ├── SettingsError                 invalid_settings
         └── WeightsError                  invalid_weights
 
-``str(error)`` is one sentence that is safe to show to a caller. HTTP statuses stand in one table, ``http/errors.py``.
+``str(error)`` is one sentence that is safe to show to a caller. HTTP statuses are in a table, ``http/wire/errors.py``.
 """
 
 from typing import ClassVar
@@ -55,7 +55,7 @@ class InpaintError(Exception):
 
 
 class CallerError(InpaintError):
-    """The request cannot be done as it was sent."""
+    """The request cannot be served as it was sent."""
 
 
 class MalformedBodyError(CallerError):
@@ -65,25 +65,25 @@ class MalformedBodyError(CallerError):
 
 
 class MissingFieldError(CallerError):
-    """A required field is not there."""
+    """A required field is missing."""
 
     code = "missing_field"
 
 
 class InvalidParameterError(CallerError):
-    """A field has a value outside its bounds, is of another type, unknown, or sent twice."""
+    """A field is unknown, was sent twice, or has a value of the wrong type or out of bounds."""
 
     code = "invalid_parameter"
 
 
 class InvalidImageError(CallerError):
-    """The ``image`` field is not a picture that can be read whole."""
+    """The ``image`` field is not a complete, readable picture."""
 
     code = "invalid_image"
 
 
 class InvalidMaskError(CallerError):
-    """The ``mask`` field is not a picture that can be read whole."""
+    """The ``mask`` field is not a complete, readable picture."""
 
     code = "invalid_mask"
 
@@ -95,25 +95,25 @@ class SizeMismatchError(CallerError):
 
 
 class BodyTooLargeError(CallerError):
-    """The request's body has more bytes than the server takes."""
+    """The request body is larger than the server accepts."""
 
     code = "body_too_large"
 
 
 class ImageTooLargeError(CallerError):
-    """A picture has more pixels than the server, or its device, takes."""
+    """A picture has more pixels than the server or its device accepts."""
 
     code = "image_too_large"
 
 
 class UnsupportedMediaTypeError(CallerError):
-    """The body's Content-Type is none that the endpoint reads."""
+    """The endpoint does not read the body's Content-Type."""
 
     code = "unsupported_media_type"
 
 
 class NotAcceptableError(CallerError):
-    """The ``Accept`` header names no format that the endpoint writes."""
+    """The endpoint writes none of the formats in the ``Accept`` header."""
 
     code = "not_acceptable"
 
@@ -148,14 +148,14 @@ class IdempotencyConflictError(CallerError):
     code = "idempotency_conflict"
 
 
-class CancelledError(CallerError):
+class RequestCancelledError(CallerError):
     """The job was cancelled by its caller, who left or deleted it."""
 
     code = "cancelled"
 
 
 class MachineError(InpaintError):
-    """The server cannot do it now, or at all, though the request is sound."""
+    """The request is valid, but the server cannot serve it now, or at all."""
 
 
 class ModelLoadingError(MachineError):
@@ -177,10 +177,10 @@ class ModelFailedError(MachineError):
 
 
 class QueueFullError(MachineError):
-    """The queue takes no further job.
+    """The queue is full.
 
     Attributes:
-        retry_after_seconds: When a place is expected to be free.
+        retry_after_seconds: When a place should be free.
     """
 
     code = "queue_full"
@@ -191,37 +191,45 @@ class QueueFullError(MachineError):
 
 
 class ShuttingDownError(MachineError):
-    """The server is stopping and admits nothing new."""
+    """The server is shutting down and admits nothing new."""
 
     code = "shutting_down"
 
+    def __init__(self, message: str = "The server is shutting down.", **facts: object) -> None:
+        super().__init__(message, **facts)
+
 
 class DeadlineExceededError(MachineError):
-    """The job did not end before its deadline."""
+    """The job did not finish before its deadline."""
 
     code = "deadline_exceeded"
 
 
 class OutOfMemoryError(MachineError):
-    """The device has too little memory for this canvas, also after the leaner second try."""
+    """The device has too little memory for this canvas, even in low-memory mode."""
 
     code = "out_of_memory"
 
 
 class InvalidOutputError(MachineError):
-    """The model gave no picture (NaN or all black), also after the second try in float32."""
+    """The model's output is not a picture (NaN or all black), even when decoded in float32."""
 
     code = "invalid_output"
 
 
 class EngineCrashedError(MachineError):
-    """A defect of the engine ended the job; the log has the traceback."""
+    """A bug in the engine ended the job; the log has the traceback."""
 
     code = "internal"
 
+    def __init__(
+        self, message: str = "The engine failed on this picture; see the server log.", **facts: object
+    ) -> None:
+        super().__init__(message, **facts)
+
 
 class JobLostError(MachineError):
-    """An accepted job was begun again and again and never came to an end, or what it needs is gone."""
+    """An accepted job was started too often without ever finishing, or its upload is gone."""
 
     code = "job_lost"
 
@@ -239,6 +247,6 @@ class SettingsError(MachineError):
 
 
 class WeightsError(MachineError):
-    """The weights are missing, refused, or not those expected; raised at load."""
+    """The weights are missing, refused, or not the expected ones; raised at load."""
 
     code = "invalid_weights"

@@ -1,4 +1,4 @@
-"""What a request may ask and what a result holds; each bound and each default stands here, once."""
+"""The parts of a request and of a result; each bound and each default is defined here, once."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,10 +7,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from sd_inpaint.codecs import Picture
+from sd_inpaint.picture import Picture
 
 SEED_MAX = 2**64 - 1
-"""Largest seed that ``torch.Generator.manual_seed`` takes."""
+"""Largest seed that ``torch.Generator.manual_seed`` accepts."""
 
 SEED_RANDOM = -1
 """Asks for a seed drawn by the server, returned in the result."""
@@ -33,20 +33,20 @@ class SoftMask(StrEnum):
     """What the mask's grey levels mean."""
 
     BLEND = "blend"
-    """How much of the painted pixel lies over the input's."""
+    """How much of the painted pixel covers the input's."""
 
     STRENGTH = "strength"
-    """How far the model may go: a half-grey pixel is denoised from half-way on, so it keeps what it showed."""
+    """How far the model may change a pixel: half-grey is denoised only from half-way on."""
 
 
 class MaskedContent(StrEnum):
-    """What lies in the hole before it is denoised; at strength 1.0 it is lost in noise either way."""
+    """The content of the hole before denoising; at strength 1.0, noise replaces it either way."""
 
     ORIGINAL = "original"
-    """What the picture shows there."""
+    """The picture's own content."""
 
     FILL = "fill"
-    """The colours of its surroundings, smoothly continued."""
+    """The surrounding colours, continued smoothly."""
 
 
 class SchedulerName(StrEnum):
@@ -66,7 +66,7 @@ class SchedulerName(StrEnum):
 
 
 class InpaintParameters(BaseModel):
-    """Everything a caller may set beside the image and the mask.
+    """Everything a caller may set besides the image and the mask.
 
     The first five fields are the API guide's; the defaults of the others leave the guide's meaning as it is.
     """
@@ -84,42 +84,38 @@ class InpaintParameters(BaseModel):
     )
     prompt_weights: bool = Field(
         default=True,
-        description="Reads (word:1.3) as a weight and takes prompts of any length; false takes the text as it is, "
-        "cut at the text encoder's 77 tokens.",
+        description="Read (word:1.3) as a weight and accept prompts of any length; false takes the text literally, "
+        "cut off at the text encoder's 77 tokens.",
     )
-    num_images: int = Field(
-        default=1, ge=1, le=4, description="How many pictures; each further one takes the next seed."
-    )
+    num_images: int = Field(default=1, ge=1, le=4, description="Number of pictures; each one uses the next seed.")
     scheduler: SchedulerName = Field(default=SchedulerName.DEFAULT, description="Sampler; default is the model's own.")
     strength: float = Field(
         default=1.0,
         gt=0.0,
         le=1.0,
         allow_inf_nan=False,
-        description="How far the hole is taken back to noise: 1.0 forgets what was there, less keeps some of it.",
+        description="How much of the hole's content is replaced: 1.0 ignores it, lower values keep some of it.",
     )
     masked_content: MaskedContent = Field(
         default=MaskedContent.ORIGINAL,
-        description="What strength below 1.0 starts from: what was there, or the colours around it.",
+        description="Where a strength below 1.0 starts: the original content, or the colours around it.",
     )
     region: Region = Field(default=Region.AUTO, description="Which part of the picture the model works on.")
     padding: int | None = Field(
-        default=None, ge=0, le=4096, description="Context around the mask in pixels; unset chooses by the mask's size."
+        default=None, ge=0, le=4096, description="Context around the mask in pixels; the default depends on its size."
     )
     soft_mask: SoftMask = Field(default=SoftMask.BLEND, description="What the mask's grey levels mean.")
-    color_match: bool = Field(
-        default=False, description="Brings the painted part's colours to those of its surroundings."
-    )
+    color_match: bool = Field(default=False, description="Match the painted part's colours to its surroundings.")
     keep_exif: bool = Field(
-        default=False, description="Carries the picture's own EXIF, with time, camera and place, into the result."
+        default=False, description="Copy the picture's EXIF data (time, camera, place) into the result."
     )
     mask_blur: float = Field(
-        default=0.0, ge=0.0, le=256.0, allow_inf_nan=False, description="Gaussian feather of the mask, sigma in pixels."
+        default=0.0, ge=0.0, le=256.0, allow_inf_nan=False, description="Gaussian blur of the mask, sigma in pixels."
     )
     mask_grow: int = Field(
-        default=0, ge=-256, le=256, description="Widens the white part by this many pixels; negative narrows it."
+        default=0, ge=-256, le=256, description="Grow the white part by this many pixels; negative values shrink it."
     )
-    mask_invert: bool = Field(default=False, description="Repaints the black part instead of the white one.")
+    mask_invert: bool = Field(default=False, description="Repaint the black part instead of the white one.")
 
     @field_validator("strength")
     @classmethod
@@ -127,7 +123,7 @@ class InpaintParameters(BaseModel):
         steps = info.data.get("num_inference_steps")
         if steps is not None and int(steps * strength) < 1:
             raise PydanticCustomError(
-                "no_step_left", "strength × num_inference_steps must be at least 1, or no step is left to run"
+                "no_step_left", "strength × num_inference_steps must be at least 1; otherwise no step is left to run"
             )
         return strength
 
@@ -153,7 +149,7 @@ class Variation:
 
     Attributes:
         image: Of the input's size; equal to the input wherever the mask is 0.
-        seed: The seed used, also where the caller asked for a random one.
+        seed: The seed used, even if the caller asked for a random one.
     """
 
     image: Picture
@@ -162,27 +158,23 @@ class Variation:
 
 @dataclass(frozen=True, slots=True)
 class InpaintResult:
-    """What was painted, and how it came about.
+    """The painted pictures, and how they were made.
 
     Attributes:
-        image: The first picture.
-        seed: Its seed.
+        variations: The pictures, in the order of their seeds; at least one.
         steps: Denoising steps that each canvas took; 0 where the mask was empty.
         inference_seconds: Time this request held the device.
-        regions: What each canvas covered and at which scale, for ``X-Region``.
-        further: The pictures beyond the first, where the caller asked for several.
+        regions: The box and the scale of each canvas, for ``X-Region``.
         is_all_painted: Whether nothing of the caller's picture is left: all of the mask white, ``strength`` 1.
     """
 
-    image: Picture
-    seed: int
+    variations: tuple[Variation, ...]
     steps: int
     inference_seconds: float
     regions: tuple[str, ...] = ()
-    further: tuple[Variation, ...] = ()
     is_all_painted: bool = False
 
     @property
-    def variations(self) -> tuple[Variation, ...]:
-        """All pictures, in the order of their seeds."""
-        return (Variation(self.image, self.seed), *self.further)
+    def size(self) -> tuple[int, int]:
+        """(width, height) of each picture, in pixels."""
+        return self.variations[0].image.size

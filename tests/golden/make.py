@@ -9,8 +9,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from test_denoiser import GOLDEN, make_task, paint_with_diffusers
-from tiny_model import make_components
+from tests.diffusion.test_denoiser import GOLDEN, make_task, paint_with_diffusers
+from tests.support.tiny_model import make_components
 
 TASK = {"size": (64, 64), "hole": (16, 8, 48, 40), "seed": 42, "num_inference_steps": 8, "guidance_scale": 7.5}
 

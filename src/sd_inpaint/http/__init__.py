@@ -1,16 +1,16 @@
-"""Everything that knows HTTP, but for the endpoints' declarations, which BentoML wants in ``service.py``.
+"""Everything that knows HTTP, in three storeys, with BentoML at the porch.
 
-A request meets these, outermost first (``edge.py`` puts them together)::
+``application`` makes it all of the settings. A request meets these, outermost first::
 
-    journal      a request id, one log line
-    cors         what browsers may call and read
-    limits       how many bytes a body may have
-    error_shape  one JSON shape for whatever goes wrong further in
-    routing      404, 405 and OPTIONS, before anything else looks at the path
-    auth         API keys
-      BentoML    metrics, tracing, its own routes
-    inpainting   one request painted: negotiation → forms → parameters → painter → results
-    jobs         the same in the background: accepted, looked up, followed (events), cancelled
-    metrics      how much work waits, and how it ended
-    health       whether it can paint now, and with what
+    middleware/access_log   a request id, one log line
+    middleware/cors         what browsers may call and read
+    middleware/body_limit   how many bytes a body may have
+    middleware/error_shape  one JSON shape for whatever goes wrong further in
+    middleware/routing      404, 405 and OPTIONS, before anything else looks at the path
+    middleware/api_keys     who may call
+      BentoML               metrics, tracing, its own routes
+    endpoints/              what answers, one file for each group of paths
+
+``wire`` is what goes over the line, as bytes and as values; ``bento`` is what BentoML is told, and what of it is
+corrected.
 """

@@ -1,4 +1,4 @@
-// The form's fields, made of what the service says of its parameters: bounds and defaults stand there, once.
+// The form's fields, made from the service's description of its parameters, which has the bounds and defaults.
 
 const MAIN = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "num_images"];
 const LONG_TEXTS = ["prompt", "negative_prompt"];

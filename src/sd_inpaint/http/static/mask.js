@@ -17,7 +17,7 @@ export class Mask extends EventTarget {
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { this.stroke = null; });
   }
 
-  /** Starts anew, for a picture of so many pixels. */
+  /** Starts over, for a picture of this size in pixels. */
   reset(width, height) {
     const scale = Math.min(1, LONGEST_SIDE / Math.max(width, height));
     this.size = [width, height];
@@ -71,7 +71,7 @@ export class Mask extends EventTarget {
     context.fillStyle = "black";
     context.fillRect(0, 0, ...this.size);
     const file = await new Promise((resolve) => { canvas.toBlob(resolve, "image/png"); });
-    if (!file) throw new Error("This browser cannot hold a mask of that size; try a smaller picture.");
+    if (!file) throw new Error("This browser cannot create a mask of that size; try a smaller picture.");
     return file;
   }
 

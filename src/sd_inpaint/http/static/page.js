@@ -1,10 +1,10 @@
-// The page: a picture, a mask painted over it, a form, and what comes of them.
+// The page: a picture, a mask painted over it, a form, and the result.
 
 import { Fields, element } from "./fields.js";
 import { Mask } from "./mask.js";
 import { Service } from "./service.js";
 
-const KEPT_JOB = "sd-inpaint job"; // in the tab's memory, so that a reload does not lose a paint
+const KEPT_JOB = "sd-inpaint job"; // in the tab's memory, so that a reload does not lose the job
 const KEPT_KEY = "sd-inpaint key";
 const HEALTH_MILLISECONDS = 2000;
 
@@ -16,7 +16,7 @@ let picture = null; // the file that is sent
 let running = null; // {id, abort} of the job under way
 let isReady = false;
 
-// --- what is said ----------------------------------------------------------------------------------------------------
+// --- messages --------------------------------------------------------------------------------------------------------
 
 function say(text, isWrong = false) {
   $("message").textContent = text;
@@ -56,7 +56,7 @@ async function open(file) {
   try {
     await setSource($("picture"), file);
   } catch {
-    say("This browser cannot show that file, so no mask can be painted over it. JPEG, PNG, WebP and AVIF work.", true);
+    say("This browser cannot show that file, so you cannot paint a mask over it. JPEG, PNG, WebP and AVIF work.", true);
     show(picture ? "mask" : "nothing");
     return;
   }
@@ -64,7 +64,7 @@ async function open(file) {
   // As it is shown: turned by its EXIF, which is how the service reads it too.
   mask.reset($("picture").naturalWidth, $("picture").naturalHeight);
   show("mask");
-  say("Paint over what is to be painted anew.");
+  say("Paint over the part to replace.");
 }
 
 function take(files) {
@@ -146,7 +146,7 @@ function showProgress(name, data) {
   const isRunning = data.step > 0;
   if (isRunning) Object.assign($("bar"), { max: data.steps, value: data.step });
   else $("bar").removeAttribute("value");
-  const place = data.queue_position ? `Waiting, ${data.queue_position} before this one` : "Waiting for the device";
+  const place = data.queue_position ? `Waiting, ${data.queue_position} ahead of this one` : "Waiting for the device";
   $("step").textContent = (isRunning ? `Step ${data.step} of ${data.steps}` : place) + duration(data.seconds_left);
 }
 
@@ -174,7 +174,7 @@ async function paint(event) {
   event.preventDefault();
   if ($("paint").disabled) return;
   if (mask.isEmpty) {
-    say("Paint over the part of the picture that is to be painted anew, first.", true);
+    say("First paint over the part to replace.", true);
     return;
   }
   say("");
@@ -195,7 +195,7 @@ async function paint(event) {
 }
 
 $("form").addEventListener("submit", paint);
-// What is wrong in a folded part could not be shown.
+// An invalid field in a closed section could not be shown.
 $("more-fields").addEventListener("invalid", () => { $("more-fields").parentElement.open = true; }, true);
 $("cancel").addEventListener("click", async () => {
   const { id, abort } = running;

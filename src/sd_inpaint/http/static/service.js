@@ -3,7 +3,7 @@
 const RECONNECT_MILLISECONDS = 2000;
 const ENDS = ["done", "failed", "cancelled"];
 
-/** What the service answered instead of what was asked for. */
+/** An error response of the service. */
 export class ServiceError extends Error {
   constructor(status, body) {
     super(body.error ?? `The server answered ${status}.`);
@@ -34,7 +34,7 @@ export class Service {
     return (await this.#call("info")).json();
   }
 
-  /** Nothing if a picture would be painted now, else why not. */
+  /** Null if a request would be served now, else the error. */
   async trouble() {
     try {
       await this.#call("health");
@@ -73,7 +73,7 @@ export class Service {
           onEvent(name, data);
         }
       } catch (error) {
-        // What the server says of the job itself is its last word; all else may be a restart.
+        // The server's answer about the job itself is final; anything else may be a restart.
         if (error.name === "AbortError" || error.status === 404 || error.status === 401) throw error;
       }
       await new Promise((resolve) => { setTimeout(resolve, RECONNECT_MILLISECONDS); });

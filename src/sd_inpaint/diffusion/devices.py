@@ -1,0 +1,192 @@
+"""The device that the model runs on, its number format, and how much fits on it."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sd_inpaint.errors import SettingsError
+from sd_inpaint.settings import Settings
+
+logger = logging.getLogger("bentoml.sd_inpaint.devices")
+
+BYTES_PER_CANVAS_PIXEL = {torch.float32: 6_000, torch.float16: 5_000, torch.bfloat16: 5_000}
+"""Peak working memory of one SD 1.5 job a canvas pixel, in bytes, the VAE's decoder at full width being the largest.
+
+Source: measured on the full-size architecture at 512×512 on the CPU, over the weights: 1.43 GB in float32 (decoding),
+1.29 GB in bfloat16 (encoding), and a tenth more for what an allocator rounds up.
+"""
+
+FITTING_DECODER_MEMORY = 1.8
+"""Factor for decoders that are shown the kept pixels: they have one and a half times SD 1.5's channels.
+
+Source: measured likewise, on the published one's architecture: 2.59 GB in float32.
+"""
+
+WEIGHTS_RESERVE_BYTES = 1 << 30
+"""Memory left free for the allocator's slack, the operating system and a second tenant."""
+
+CANVAS_PIXELS_FLOOR = 512 * 512
+"""``auto`` never allows less than one canvas of SD 1.5's native size: refusing everything would help nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A place to compute and the format to do it in. Immutable; any thread may read it.
+
+    Attributes:
+        torch_device: Where tensors live.
+        dtype: Format of the UNet, text encoder and VAE.
+        name: What an operator calls it, such as ``cpu`` or ``NVIDIA H200``.
+    """
+
+    torch_device: torch.device
+    dtype: torch.dtype
+    name: str
+
+    @property
+    def kind(self) -> str:
+        """``cpu``, ``cuda`` or ``mps``."""
+        return self.torch_device.type
+
+    @property
+    def dtype_name(self) -> str:
+        """The format as settings spell it, such as ``float32``."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def free_bytes(self) -> int:
+        """Memory that a job could take now, in bytes."""
+        if self.kind == "cuda":
+            free, _ = torch.cuda.mem_get_info(self.torch_device)
+            held = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
+            return int(free) + int(held)
+        if self.kind == "mps":
+            return int(torch.mps.recommended_max_memory()) - int(torch.mps.current_allocated_memory())
+        return _free_host_bytes()
+
+    def wait(self) -> None:
+        """Waits until all that was asked of the device is done: on CUDA and MPS calls return before."""
+        if self.kind == "cuda":
+            torch.cuda.synchronize(self.torch_device)
+        elif self.kind == "mps":
+            torch.mps.synchronize()
+
+    def release_memory(self) -> None:
+        """Gives cached blocks back to the system, so that another shape can be allocated."""
+        if self.kind == "cuda":
+            torch.cuda.empty_cache()
+        elif self.kind == "mps":
+            torch.mps.empty_cache()
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this machine's CPU multiplies in bfloat16; torch emulates it on others, twenty times slower."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def choose_device(settings: Settings) -> Device:
+    """Picks the device and number format an operator asked for.
+
+    Raises:
+        SettingsError: If the named device is not there, or cannot compute in the named format.
+    """
+    torch_device = _choose_torch_device(settings.device)
+    dtype = _choose_dtype(settings.dtype, torch_device)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    elif (quota := _cpu_quota()) is not None:
+        # torch counts the machine's cores; more threads than the container's share only wait for each other.
+        torch.set_num_threads(max(1, min(torch.get_num_threads(), round(quota))))
+    name = torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else torch_device.type
+    return Device(torch_device, dtype, name)
+
+
+def choose_max_batch(setting: int | str, device: Device, canvas_pixels: int) -> int:
+    """How many jobs share one UNet call: the operator's number, or what memory allows on CUDA and 1 elsewhere.
+
+    One on the CPU and MPS because a batch there takes as long as its jobs one after another, and so only adds latency.
+    """
+    if isinstance(setting, int):
+        return setting
+    if device.kind != "cuda":
+        return 1
+    job_bytes = canvas_pixels * BYTES_PER_CANVAS_PIXEL[device.dtype]
+    return max(1, min(16, (device.free_bytes() - WEIGHTS_RESERVE_BYTES) // job_bytes))
+
+
+def choose_max_canvas_pixels(setting: int | str, device: Device, *, fits_to_kept: bool = False) -> int:
+    """Largest canvas in pixels: the operator's number, or what free memory allows.
+
+    Args:
+        setting: The number, or ``auto``.
+        device: Its memory counts.
+        fits_to_kept: Whether the decoder is shown the kept pixels, which takes more memory.
+    """
+    if isinstance(setting, int):
+        return setting
+    pixel_bytes = BYTES_PER_CANVAS_PIXEL[device.dtype] * (FITTING_DECODER_MEMORY if fits_to_kept else 1)
+    return max(CANVAS_PIXELS_FLOOR, int((device.free_bytes() - WEIGHTS_RESERVE_BYTES) // pixel_bytes))
+
+
+def _choose_torch_device(setting: str) -> torch.device:
+    if setting == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    torch_device = torch.device(setting)
+    if torch_device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (torch_device.index or 0) >= count:
+            raise SettingsError(f"SD_INPAINT_DEVICE={setting}, but torch sees {count} CUDA devices on this machine.")
+        return torch.device("cuda", torch_device.index or 0)
+    if torch_device.type == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError("SD_INPAINT_DEVICE=mps, but torch finds no MPS device on this machine.")
+    return torch_device
+
+
+def _choose_dtype(setting: str, torch_device: torch.device) -> torch.dtype:
+    if setting == "auto":
+        # float16 gives black pictures on MPS (diffusers#1251), and no gain over float32 on the CPU.
+        return torch.float16 if torch_device.type == "cuda" else torch.float32
+    if setting == "float16" and torch_device.type == "cpu":
+        raise SettingsError("SD_INPAINT_DTYPE=float16 is not for the CPU; use float32 or bfloat16.")
+    if setting == "bfloat16" and torch_device.type == "cpu" and not cpu_has_bfloat16():
+        logger.warning("This CPU has no bfloat16: each step takes much longer than with SD_INPAINT_DTYPE=float32.")
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]
+
+
+def _cpu_quota() -> float | None:
+    """How many CPUs this container may use, or None without a bound. Source: cgroup v2 cpu.max, v1 cpu.cfs_quota_us."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
+    except (OSError, ValueError):
+        try:
+            folder = Path("/sys/fs/cgroup/cpu")
+            quota = (folder / "cpu.cfs_quota_us").read_text("ascii")
+            period = (folder / "cpu.cfs_period_us").read_text("ascii")
+        except OSError:
+            return None
+    return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+
+
+def _free_host_bytes() -> int:
+    """The machine's available memory or this container's remaining limit, whichever is smaller."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        available = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}.get("MemAvailable", pages)
+    except OSError:
+        available = pages
+    for limit_file, usage_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            left = int(Path(limit_file).read_text("ascii")) - int(Path(usage_file).read_text("ascii"))
+        except (OSError, ValueError):
+            continue
+        available = min(available, left)
+    return available

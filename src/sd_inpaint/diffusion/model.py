@@ -1,0 +1,158 @@
+"""The four calls by which diffusion reaches a model; nothing above them knows which backend runs."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from diffusers import AsymmetricAutoencoderKL
+
+from sd_inpaint.diffusion.devices import Device
+from sd_inpaint.diffusion.prompts import PromptEncoder, equalise
+
+SMALLEST_SHOWN = 8
+"""Side in pixels of the smallest picture that a decoder can be shown: diffusers halves it thrice, at any stride."""
+
+
+class InpaintModel(Protocol):
+    """What :class:`~sd_inpaint.diffusion.denoiser.Denoiser` asks of a backend.
+
+    All tensors at this border are float32 on ``device``; each backend casts inside.
+
+    Attributes:
+        device: Where the tensors of a job live between calls.
+        stride: Picture pixels a latent cell, along one side.
+        sample_size: Side of the latents the model was trained on, in cells.
+        latent_channels: Channels of the latents.
+        scheduler: The scheduler that the model ships with; to be copied, not used.
+    """
+
+    device: torch.device
+    stride: int
+    sample_size: int
+    latent_channels: int
+    scheduler: Any
+
+    def embed(self, prompts: Sequence[str], *, weighted: bool = False) -> torch.Tensor:
+        """Returns (B, L, D) text embeddings; ``weighted`` reads ``(word:1.3)`` and takes text of any length."""
+
+    def encode(self, pictures: torch.Tensor, *, low_memory: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """Takes (B, 3, H, W) in [-1, 1]; returns mean and standard deviation, each (B, 4, H/s, W/s), scaled."""
+
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        hole: torch.Tensor,
+        masked_latents: torch.Tensor,
+        *,
+        low_memory: bool = False,
+    ) -> torch.Tensor:
+        """Predicts the noise (or v) of (B, 4, h, w) latents at (B,) timesteps; hole (B, 1, h, w) is 0 or 1."""
+
+    def decode(
+        self,
+        latents: torch.Tensor,
+        pictures: torch.Tensor | None,
+        hole: torch.Tensor,
+        *,
+        precise: bool = False,
+        low_memory: bool = False,
+    ) -> torch.Tensor:
+        """Takes scaled (B, 4, h, w) latents; returns (B, 3, H, W), about [-1, 1]. ``precise`` computes in float32.
+
+        Some decoders fit what they decode to what is kept of ``pictures`` (B, 3, H, W) in [-1, 1], where ``hole``
+        (B, 1, H, W) is 0 and not 1; others do without, and so do these where it is None.
+        """
+
+
+class TorchModel:
+    """The reference backend: diffusers' own classes. Lives as long as the process; only the device thread may call it.
+
+    ``low_memory`` trades time for memory: the VAE works in tiles where it can, and guidance takes its passes in turn.
+
+    Attributes:
+        fits_to_kept: Whether the decoder is shown the picture, and fits the hole to it.
+    """
+
+    def __init__(self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, device: Device) -> None:
+        self.device = device.torch_device
+        self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.sample_size = int(unet.config.sample_size)
+        self.latent_channels = int(vae.config.latent_channels)
+        self.scheduler = scheduler
+        self._unet = unet
+        self._vae = vae
+        self._prompts = PromptEncoder(tokenizer, text_encoder)
+        self._scaling_factor = float(vae.config.scaling_factor)
+        self.fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
+
+    @torch.inference_mode()
+    def embed(self, prompts: Sequence[str], *, weighted: bool = False) -> torch.Tensor:
+        """See :meth:`InpaintModel.embed`."""
+        embeddings = [self._prompts.encode(prompt, weighted=weighted) for prompt in prompts]
+        return equalise(embeddings, self._prompts.encode("", weighted=False))
+
+    @torch.inference_mode()
+    def encode(self, pictures: torch.Tensor, *, low_memory: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :meth:`InpaintModel.encode`."""
+        self._tile_vae(low_memory)
+        posterior = self._vae.encode(pictures.to(self.device, self._vae.dtype)).latent_dist
+        return posterior.mean.float() * self._scaling_factor, posterior.std.float() * self._scaling_factor
+
+    @torch.inference_mode()
+    def denoise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        embeddings: torch.Tensor,
+        hole: torch.Tensor,
+        masked_latents: torch.Tensor,
+        *,
+        low_memory: bool = False,
+    ) -> torch.Tensor:
+        """See :meth:`InpaintModel.denoise`."""
+        sample = torch.cat([latents, hole, masked_latents], dim=1).to(self._unet.dtype)
+        embeddings = embeddings.to(self._unet.dtype)
+        # With little memory one row at a time: halves the peak where guidance would run two.
+        rows = [slice(i, i + 1) for i in range(len(sample))] if low_memory else [slice(None)]
+        noise = [
+            self._unet(sample[row], timesteps[row], encoder_hidden_states=embeddings[row], return_dict=False)[0].float()
+            for row in rows
+        ]
+        return torch.cat(noise)
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        latents: torch.Tensor,
+        pictures: torch.Tensor | None,
+        hole: torch.Tensor,
+        *,
+        precise: bool = False,
+        low_memory: bool = False,
+    ) -> torch.Tensor:
+        """See :meth:`InpaintModel.decode`."""
+        self._tile_vae(low_memory)
+        dtype = self._vae.dtype
+        if precise and dtype is not torch.float32:
+            self._vae.to(torch.float32)
+        try:
+            place = (self.device, self._vae.dtype)
+            shown = {}
+            if self.fits_to_kept and pictures is not None and min(pictures.shape[-2:]) >= SMALLEST_SHOWN:
+                shown = {"image": pictures.to(*place), "mask": hole.to(*place)}
+            scaled = (latents / self._scaling_factor).to(*place)
+            decoded: torch.Tensor = self._vae.decode(scaled, return_dict=False, **shown)[0]
+            return decoded.float()
+        finally:
+            if self._vae.dtype is not dtype:
+                self._vae.to(dtype)
+
+    def _tile_vae(self, low_memory: bool) -> None:
+        if self.fits_to_kept:
+            return  # diffusers has no tiles for this class
+        if low_memory:
+            self._vae.enable_tiling()
+        else:
+            self._vae.disable_tiling()

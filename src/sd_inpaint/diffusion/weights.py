@@ -1,0 +1,179 @@
+"""Weights on this disk → a backend that is ready to run: safetensors, each component in the format that fits."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import SchedulerMixin, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from diffusers.utils import logging as diffusers_logging
+from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from sd_inpaint.diffusion.denoiser import Denoiser
+from sd_inpaint.diffusion.devices import Device, choose_device, choose_max_batch, choose_max_canvas_pixels
+from sd_inpaint.diffusion.model import TorchModel
+from sd_inpaint.diffusion.safety import SafetyChecker
+from sd_inpaint.diffusion.sources import AUTOENCODERS, Source, first_line, locate, verify
+from sd_inpaint.errors import WeightsError
+from sd_inpaint.settings import Settings
+
+logger = logging.getLogger("bentoml.sd_inpaint.weights")
+
+
+def load(settings: Settings) -> Denoiser:
+    """Finds, verifies and loads the configured model; may take minutes, and downloads what is missing.
+
+    Raises:
+        WeightsError: If the weights are missing and cannot be downloaded, are pickles, or are not an inpainting model.
+        SettingsError: If the requested device or number format is not available.
+    """
+    device = choose_device(settings)
+    source = verify(locate(settings))
+    model = _load_model(source, device, allow_pickle=settings.allow_pickle)
+    safety_checker = _load_safety_checker(source, device, settings)
+    max_canvas_pixels = choose_max_canvas_pixels(settings.max_canvas_pixels, device, fits_to_kept=model.fits_to_kept)
+    native_pixels = (model.sample_size * model.stride) ** 2
+    max_batch = choose_max_batch(settings.max_batch, device, native_pixels)
+    info: dict[str, object] = {
+        "revision": source.revision,
+        "files": source.files,
+        "device": device.name,
+        "dtype": device.dtype_name,
+        "native_size": model.sample_size * model.stride,
+        "max_batch": max_batch,
+        "max_canvas_pixels": max_canvas_pixels,
+        "safety_checker": safety_checker is not None,
+    }
+    logger.info("Loaded %s on %s in %s.", source.name, device.name, device.dtype_name)
+    return Denoiser(
+        model,
+        device,
+        max_batch=max_batch,
+        max_canvas_pixels=max_canvas_pixels,
+        safety_checker=safety_checker,
+        info=info,
+    )
+
+
+def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchModel:
+    """Loads the components; each decides for itself which of its files fits the number format best."""
+    with _quiet_libraries():
+        try:
+            modules: dict[str, Any] = {
+                "unet": UNet2DConditionModel,
+                "vae": _autoencoder_class(source.folder / "vae"),
+                "text_encoder": CLIPTextModel,
+            }
+            parts: dict[str, Any] = {
+                name: module.from_pretrained(
+                    source.folder / name,
+                    local_files_only=True,
+                    dtype=device.dtype,
+                    **_weights_file(source.folder / name, device.dtype, allow_pickle=allow_pickle),
+                )
+                .to(device.torch_device)
+                .eval()
+                for name, module in modules.items()
+            }
+            tokenizer = CLIPTokenizer.from_pretrained(source.folder / "tokenizer", local_files_only=True)
+            scheduler = _load_scheduler(source.folder / "scheduler")
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            # torch's RuntimeError: a file that lacks tensors, or has them in other shapes than its config.
+            raise WeightsError(f"{source.folder} could not be loaded as a model:\n{first_line(error)}") from error
+    _check_inpainting(parts["unet"], parts["vae"], source)
+    if device.kind == "cpu":
+        # oneDNN's own order: a tenth off each step (docs/benchmarks.md). On a GPU it was not measured.
+        for name in ("unet", "vae"):
+            parts[name].to(memory_format=torch.channels_last)
+    return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device)
+
+
+def _load_safety_checker(source: Source, device: Device, settings: Settings) -> SafetyChecker | None:
+    """Loads the safety checker if it is wanted and available.
+
+    Raises:
+        WeightsError: If the operator set it ``on`` and its weights are not in the model's folder.
+    """
+    folder = source.folder / "safety_checker"
+    there = any(folder.glob("*.safetensors")) and (source.folder / "feature_extractor").is_dir()
+    if settings.safety_checker == "off" or (settings.safety_checker == "auto" and not there):
+        return None
+    if not there:
+        raise WeightsError(
+            f"SD_INPAINT_SAFETY_CHECKER=on, but {source.folder} has no safety_checker or no feature_extractor.\n"
+            "Set it to auto or off, or choose a model that has them."
+        )
+    with _quiet_libraries():
+        checker = StableDiffusionSafetyChecker.from_pretrained(
+            folder, local_files_only=True, dtype=device.dtype, **_weights_file(folder, device.dtype, allow_pickle=False)
+        )
+        processor = CLIPImageProcessorPil.from_pretrained(source.folder / "feature_extractor", local_files_only=True)
+    return SafetyChecker(checker.to(device.torch_device).eval(), processor)
+
+
+def _weights_file(folder: Path, dtype: torch.dtype, *, allow_pickle: bool) -> dict[str, Any]:
+    """Chooses the variant: the full one for float32 where it is safe, else the half-precision one.
+
+    Raises:
+        WeightsError: If there are only pickles and the operator did not allow them.
+    """
+    names = {path.name for path in folder.iterdir()}
+    full = any(name.endswith(".safetensors") and ".fp16." not in name for name in names)
+    half = any(".fp16." in name and name.endswith(".safetensors") for name in names)
+    if half and (not full or dtype is not torch.float32):
+        return {"variant": "fp16", "use_safetensors": True}
+    if full:
+        return {"use_safetensors": True}
+    pickles = sorted(name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth")))
+    if not pickles:
+        raise WeightsError(f"{folder} contains no weights.\nExpected a .safetensors file.")
+    if not allow_pickle:
+        raise WeightsError(
+            f"{folder / pickles[0]} is a pickle, which can run code when loaded, and there is no safetensors file.\n"
+            "Convert it, or set SD_INPAINT_ALLOW_PICKLE=true if you trust its source."
+        )
+    return {"use_safetensors": False}
+
+
+def _autoencoder_class(folder: Path) -> Any:
+    name = json.loads((folder / "config.json").read_text("utf-8")).get("_class_name", AUTOENCODERS[0])
+    if name not in AUTOENCODERS:
+        raise WeightsError(f"{folder} is a {name}.\nThis service supports {' and '.join(AUTOENCODERS)}.")
+    return getattr(diffusers, name)
+
+
+def _load_scheduler(folder: Path) -> Any:
+    config = json.loads((folder / "scheduler_config.json").read_text("utf-8"))
+    scheduler_class: Any = getattr(diffusers, str(config.get("_class_name", "")), None)
+    known = isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)
+    if not known:
+        raise WeightsError(f"{folder} names a scheduler that diffusers does not have:\n{config.get('_class_name')!r}.")
+    return scheduler_class.from_config(config)
+
+
+def _check_inpainting(unet: Any, vae: Any, source: Source) -> None:
+    expected = 2 * int(vae.config.latent_channels) + 1
+    if unet.config.in_channels != expected:
+        raise WeightsError(
+            f"{source.name} cannot inpaint: its UNet takes {unet.config.in_channels} channels, not {expected}.\n"
+            "Choose one that was trained for inpainting, such as the default."
+        )
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keeps advice for library users (unused config keys and the like) out of an operator's log."""
+    before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before[0])
+        transformers_logging.set_verbosity(before[1])

@@ -1,0 +1,118 @@
+"""One canvas, and its way through the device loop."""
+
+import itertools
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+from sd_inpaint.errors import InpaintError
+from sd_inpaint.schema import InpaintParameters
+
+_ids = itertools.count(1)
+
+
+class CanvasState(StrEnum):
+    """Where a canvas is; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CanvasTask:
+    """What the model works on. Immutable.
+
+    Attributes:
+        image: (H, W, 3) uint8; H and W are multiples of the model's stride.
+        mask: (H, W) uint8; 255 repaints, 0 keeps.
+        parameters: Prompt, steps, guidance and the like.
+        seed: The seed to use; never the one that asks for a random draw.
+        rim: (H, W) bool: pixels of the hole that are kept in good part, of which ``image`` has that part's colour; a
+            decoder may be shown them. None where there are none.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    parameters: InpaintParameters
+    seed: int
+    rim: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Canvas width and height, in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps left by ``strength``; a scheduler may add one."""
+        return int(self.parameters.num_inference_steps * self.parameters.strength)
+
+    @property
+    def megapixel_passes_per_step(self) -> float:
+        """Cost of one step: guidance above 1 takes two passes of the UNet."""
+        passes = 2 if self.parameters.guidance_scale > 1.0 else 1
+        return passes * self._megapixels
+
+    @property
+    def megapixel_steps(self) -> float:
+        """What it counts against the queue's bound: a 512×512 canvas at 50 steps is 13."""
+        return self.steps * self._megapixels
+
+    @property
+    def _megapixels(self) -> float:
+        width, height = self.size
+        return width * height / 1e6
+
+
+@dataclass(slots=True, eq=False)
+class CanvasJob:
+    """One canvas of one picture, in the loop. What callers call a job is in ``sd_inpaint.jobs``.
+
+    Written by the loop and its queue only; any thread may read it and wait on ``future``.
+
+    Attributes:
+        task: What the model works on.
+        arrived_at: Clock reading at admission, in seconds.
+        deadline_at: Clock reading after which nobody waits for it.
+        rank: Place in the order; the smallest runs next. Set at admission, never changed.
+        state: Where it is.
+        step: Denoising steps done.
+        steps: Denoising steps in all.
+        device_seconds: Time the device worked on it.
+        wants_preview: True makes the loop keep a small picture of the latents every few steps.
+        preview: (h, w, 3) uint8, one pixel a latent cell, or None.
+        future: Ends with the painted canvas (H, W, 3) uint8, or with the InpaintError.
+    """
+
+    task: CanvasTask
+    arrived_at: float = 0.0
+    deadline_at: float = float("inf")
+    rank: float = 0.0
+    state: CanvasState = CanvasState.QUEUED
+    step: int = 0
+    steps: int = 0
+    device_seconds: float = 0.0
+    low_memory: bool = False
+    wants_preview: bool = False
+    preview: np.ndarray | None = None
+    leaving: InpaintError | None = None
+    future: "Future[np.ndarray]" = field(default_factory=Future)
+    number: int = field(default_factory=lambda: next(_ids))
+
+    def __post_init__(self) -> None:
+        self.steps = self.task.steps
+
+    @property
+    def remaining_megapixel_passes(self) -> float:
+        """Work left."""
+        return max(0, self.steps - self.step) * self.task.megapixel_passes_per_step
+
+    @property
+    def ended(self) -> bool:
+        """True once the job is in a final state."""
+        return self.state in (CanvasState.DONE, CanvasState.FAILED, CanvasState.CANCELLED)

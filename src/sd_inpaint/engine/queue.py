@@ -1,0 +1,156 @@
+"""Which canvases may wait, and which runs next: the bounded queue and its order."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sd_inpaint.engine.canvas_jobs import CanvasJob
+from sd_inpaint.errors import QueueFullError
+
+PATIENCE = 2.0
+"""How many times its own length a job may wait before it outranks every newcomer."""
+
+PACE_SMOOTHING = 0.2
+"""Weight of the newest step in the measured pace: follows a change within some ten steps, ignores one hiccup."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """First come, first served, with a head start for short jobs.
+
+    A job's rank is fixed when it arrives: ``arrival + patience × its own length``, in seconds; the smallest rank has
+    the device next. Jobs of one length are served as they come. Between two steps a shorter newcomer may pass, so:
+
+    * **Short behind long.** A job of length ``s`` yields to a longer one of length ``L`` only if that one came at
+      least ``patience × (L - s)`` earlier. With ``patience >= 1`` and the long job alone on the device until then, at
+      most ``s`` of it is left: nobody waits longer than their own length, plus one step, for a single longer job.
+    * **No starvation.** Whoever comes later than ``patience × s`` after a job of length ``s`` ranks behind it, however
+      short; what may pass before that is bounded by the queue.
+
+    Source: earliest deadline first with deadlines in proportion to length (Liu and Layland 1973; "stretch" in Bender,
+    Chakrabarti and Muthukrishnan 1998).
+    """
+
+    patience: float = PATIENCE
+
+    def rank(self, arrived_at: float, length_seconds: float) -> float:
+        """Returns the rank of a job that arrives now; smaller goes first."""
+        return arrived_at + self.patience * length_seconds
+
+
+class Pace:
+    """How fast the device is: seconds per megapixel-pass, measured continuously. Used under the queue's lock."""
+
+    def __init__(self, seconds_per_megapixel_pass: float) -> None:
+        self.seconds_per_megapixel_pass = seconds_per_megapixel_pass
+        self._measured = False
+
+    def observe(self, megapixel_passes: float, seconds: float) -> None:
+        """Takes one measured step into account; the first replaces the guess."""
+        if megapixel_passes <= 0:
+            return
+        weight = PACE_SMOOTHING if self._measured else 1.0
+        self.seconds_per_megapixel_pass += weight * (seconds / megapixel_passes - self.seconds_per_megapixel_pass)
+        self._measured = True
+
+    def seconds(self, megapixel_passes: float) -> float:
+        """Returns how long so much work takes."""
+        return megapixel_passes * self.seconds_per_megapixel_pass
+
+
+class CanvasQueue:
+    """Canvases that wait or run, bounded in number and in work. Not thread-safe: the device loop locks around it."""
+
+    def __init__(
+        self, *, max_canvases: int, max_megapixel_steps: float, pace: Pace, order: Order | None = None
+    ) -> None:
+        self._max_canvases = max_canvases
+        self._max_megapixel_steps = max_megapixel_steps
+        self._order = order or Order()
+        self._jobs: list[CanvasJob] = []
+        self.pace = pace
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[CanvasJob]:
+        return iter(tuple(self._jobs))
+
+    def check_room(self, canvases: int = 1, megapixel_steps: float = 0.0) -> None:
+        """Raises QueueFullError if so many more canvases with so much work cannot be taken.
+
+        An empty queue accepts anything: a request over the bound would otherwise never be served.
+        """
+        if not self._jobs:
+            return
+        waiting_steps = sum(job.task.megapixel_steps for job in self._jobs)
+        has_room = len(self._jobs) + canvases <= self._max_canvases
+        if has_room and waiting_steps + megapixel_steps <= self._max_megapixel_steps:
+            return
+        retry_after_seconds = max(1, math.ceil(self._seconds_until_room(canvases, megapixel_steps)))
+        raise QueueFullError(
+            f"The queue is full: {len(self._jobs)} of {self._max_canvases} canvases and {waiting_steps:.0f} of "
+            f"{self._max_megapixel_steps:.0f} megapixel-steps wait or run. Try again in {retry_after_seconds} seconds.",
+            retry_after_seconds=retry_after_seconds,
+        )
+
+    def admit(self, jobs: Sequence[CanvasJob], now: float, *, force: bool = False) -> None:
+        """Takes all of a request's canvases, or none.
+
+        Args:
+            jobs: The canvases of one request.
+            now: Clock reading, in seconds.
+            force: True where they were admitted before and lost their place with the process that held it. They get
+                one, full or not, or newcomers could keep them out for ever.
+
+        Raises:
+            QueueFullError: If they don't fit.
+        """
+        if not force:
+            self.check_room(len(jobs), sum(job.task.megapixel_steps for job in jobs))
+        # A request's canvases share one rank by their total, so that it is not served in the order of its pieces.
+        length_seconds = self.pace.seconds(sum(job.remaining_megapixel_passes for job in jobs))
+        for job in jobs:
+            job.arrived_at = now
+            job.rank = self._order.rank(now, length_seconds)
+            self._jobs.append(job)
+
+    def remove(self, job: CanvasJob) -> None:
+        """Takes out a job that has ended."""
+        self._jobs.remove(job)
+
+    def next_batch(self, max_batch: int) -> list[CanvasJob]:
+        """Returns the jobs for the next UNet call: the one that ranks first, and others of its canvas size."""
+        ranked = self._ranked()
+        if not ranked:
+            return []
+        leader = ranked[0]
+        if leader.low_memory:
+            return [leader]
+        mates = [job for job in ranked[1:] if job.task.size == leader.task.size and not job.low_memory]
+        return [leader, *mates[: max_batch - 1]]
+
+    def position(self, job: CanvasJob) -> int:
+        """Returns how many jobs rank before this one."""
+        return sum(other.rank < job.rank or (other.rank == job.rank and other.number < job.number) for other in self)
+
+    def seconds_left(self, job: CanvasJob) -> float:
+        """Returns an estimate, in seconds, of when this job ends if no others arrive."""
+        ahead = sum(
+            other.remaining_megapixel_passes for other in self if (other.rank, other.number) < (job.rank, job.number)
+        )
+        return self.pace.seconds(ahead + job.remaining_megapixel_passes)
+
+    def _ranked(self) -> list[CanvasJob]:
+        return sorted(self._jobs, key=lambda job: (job.rank, job.number))
+
+    def _seconds_until_room(self, canvases: int, megapixel_steps: float) -> float:
+        """Walks through the queue in its order until enough of it is done."""
+        count, total = len(self._jobs), sum(job.task.megapixel_steps for job in self._jobs)
+        seconds = 0.0
+        for job in self._ranked():
+            seconds += self.pace.seconds(job.remaining_megapixel_passes)
+            count, total = count - 1, total - job.task.megapixel_steps
+            if count + canvases <= self._max_canvases and total + megapixel_steps <= self._max_megapixel_steps:
+                break
+        return seconds

@@ -1,0 +1,133 @@
+"""Everything that serves, made of the operator's settings: what answers, what surrounds it, start, drain and stop."""
+
+import logging
+from collections.abc import Callable
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from sd_inpaint.engine.lifecycle import EngineState
+from sd_inpaint.http.bento.draining import drain_before_exit
+from sd_inpaint.http.bento.internals import TimeoutMiddleware
+from sd_inpaint.http.bento.metrics import QueueMetrics
+from sd_inpaint.http.endpoints.a1111 import A1111
+from sd_inpaint.http.endpoints.health import Health
+from sd_inpaint.http.endpoints.inpainting import Inpainting
+from sd_inpaint.http.endpoints.jobs import Jobs
+from sd_inpaint.http.endpoints.openai import OpenAIEdits
+from sd_inpaint.http.endpoints.page import FILES, page_routes
+from sd_inpaint.http.endpoints.painting import Painting
+from sd_inpaint.http.middleware.access_log import AccessLog
+from sd_inpaint.http.middleware.api_keys import ApiKeys
+from sd_inpaint.http.middleware.body_limit import BodyLimit
+from sd_inpaint.http.middleware.cors import Cors
+from sd_inpaint.http.middleware.error_shape import ErrorShape
+from sd_inpaint.http.middleware.routing import Routing
+from sd_inpaint.http.wire.paths import PROBES
+from sd_inpaint.jobs.job import JobStore
+from sd_inpaint.jobs.runner import JobRunner
+from sd_inpaint.jobs.sqlite import SqliteJobStore, default_folder
+from sd_inpaint.painter import Painter
+from sd_inpaint.picture_work import PictureWork
+from sd_inpaint.settings import Settings
+
+
+class Application:
+    """One server. Making it starts nothing and loads nothing heavy; it lives as long as the process.
+
+    Args:
+        settings: The operator's.
+        make_painter: Makes the painter of settings and a place to work on pictures.
+
+    Attributes:
+        settings: As given.
+        painter: Repaints pictures.
+        runner: Takes accepted jobs through the painter.
+        inpainting: Answers ``POST /sd-inpaint/inpaint``, which BentoML declares.
+        health: Answers ``/sd-inpaint/health``, which BentoML declares too.
+        openai: The application below ``/v1``.
+        a1111: The application below ``/sdapi/v1``.
+        native: The application below ``/sd-inpaint``, but for what BentoML declares.
+    """
+
+    def __init__(
+        self, settings: Settings, *, make_painter: Callable[[Settings, PictureWork], Painter] = Painter
+    ) -> None:
+        work = PictureWork()
+        self.settings = settings
+        self.painter = make_painter(settings, work)
+        self.runner = JobRunner(self.painter, work, settings, lambda: open_store(settings))
+        self._metrics = QueueMetrics(self.painter.engine)
+        painting = Painting(self.painter, work, settings)
+        self.inpainting = Inpainting(painting)
+        self.health = Health(self.painter, settings)
+        jobs = Jobs(painting, self.inpainting, self.runner)
+        self.native = Starlette(routes=[*self.health.routes(), *jobs.routes()])
+        self.openai = Starlette(routes=OpenAIEdits(painting).routes())
+        self.a1111 = Starlette(routes=A1111(painting).routes())
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request would be taken now."""
+        return self.painter.engine.state is EngineState.READY
+
+    def start(self) -> None:
+        """Starts to load the weights and to take up unfinished jobs; has SIGTERM and SIGINT drain before they end."""
+        # BentoML's handlers print the lines.
+        logging.getLogger("bentoml.sd_inpaint").setLevel(self.settings.log_level.upper())
+        # It warns of each malformed body, with pieces of it; the caller gets the reason, the access log the status.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
+        self.painter.start()
+        self.runner.start()
+        self._metrics.start()
+        drain_before_exit(lambda: self._drain(self.settings.drain_seconds))
+
+    def stop(self) -> None:
+        """Ends the engine; by now no request is left."""
+        self._drain(0.0)
+        self._metrics.stop()
+
+    def _drain(self, seconds: float) -> None:
+        # The painter finishes its pictures, then the runner saves their outcomes.
+        self.runner.drain()
+        self.painter.stop(seconds)
+        self.runner.stop()
+
+    def surround(self, app: Starlette) -> Starlette:
+        """Puts what every request meets around BentoML's application, outermost first.
+
+        What that does by itself (its own CORS, 404s, error bodies) never reaches a caller. Its time-out is taken out:
+        it waits for the first byte of a response, so an exception further in leaves the caller hanging until it rings,
+        and it keeps a timer for each request until then. The engine has its own deadline.
+        """
+        settings = self.settings
+        outermost_first = [
+            Middleware(AccessLog),
+            *([Middleware(Cors, origins=settings.cors_origins)] if settings.cors_origins else []),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(ErrorShape),
+            Middleware(Routing, routes=app.router.routes),
+            Middleware(ApiKeys, keys=settings.api_keys, exempt=PROBES | FILES.keys()),
+        ]
+        unwanted: object = TimeoutMiddleware
+        inner = [middleware for middleware in app.user_middleware if middleware.cls is not unwanted]
+        app.user_middleware[:] = [*outermost_first, *inner]
+        # Before BentoML's own page, which loads a tag manager from elsewhere.
+        app.router.routes[:0] = page_routes()
+        return app
+
+
+def open_store(settings: Settings) -> JobStore:
+    """Opens the job store in the database that is set, else the one in a folder of this machine.
+
+    Raises:
+        StateUnavailableError: If the folder cannot be used. A database is not asked before the first call.
+    """
+    if settings.state_url is None:
+        folder = settings.state_dir or default_folder()
+        return SqliteJobStore(folder / "jobs", result_ttl_seconds=settings.result_ttl_seconds)
+    # Its client is loaded only where it is used.
+    from sd_inpaint.jobs.postgres import PostgresJobStore
+
+    url = settings.state_url.get_secret_value()
+    return PostgresJobStore(url, result_ttl_seconds=settings.result_ttl_seconds)

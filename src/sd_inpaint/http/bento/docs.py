@@ -1,0 +1,177 @@
+"""Corrects what BentoML's OpenAPI description (``/docs.json``, a bento's ``apis/openapi.yaml``) says of the endpoints.
+
+By default it describes the form's text fields as JSON, lists BentoML's own errors, and lacks the GET endpoints.
+"""
+
+from typing import Any
+
+import attrs
+
+from sd_inpaint.http.bento.internals import OpenAPISpecification, PathItem, Schema
+from sd_inpaint.http.endpoints.a1111 import DEFAULTS
+from sd_inpaint.http.endpoints.health import SERVICE
+from sd_inpaint.http.endpoints.openai import CHOICES, FREE_TEXTS
+from sd_inpaint.http.wire.errors import STATUSES
+from sd_inpaint.http.wire.headers import IDEMPOTENCY_KEY
+from sd_inpaint.http.wire.paths import A1111, EDITS, HEALTH, INFO, INPAINT, JOBS, MODELS
+from sd_inpaint.http.wire.results import JSON, OFFERED
+
+_ERROR = {"$ref": "#/components/schemas/Error"}
+
+_ERROR_SCHEMA = Schema(
+    type="object",
+    description="Every error has this shape, whatever its status; some have additional fields.",
+    properties={
+        "error": Schema(type="string", description="The problem, in one sentence."),
+        "code": Schema(type="string", description="The problem, for programs.", enum=sorted(STATUSES)),
+    },
+    required=["error", "code"],
+)
+
+_HEALTHY = {
+    "status": {"type": "string", "enum": ["healthy"]},
+    "service": {"type": "string", "enum": [SERVICE]},
+    "model": {"type": "string"},
+}
+
+
+def correct(spec: OpenAPISpecification) -> OpenAPISpecification:
+    """Returns the description as it should be."""
+    paths: dict[str, Any] = dict(spec.paths)
+    post = dict(paths[INPAINT].post)
+    media_type, form = next(iter(post["requestBody"]["content"].items()))
+    post["requestBody"] = {"required": True, "content": {media_type: attrs.evolve(form, encoding=None)}}
+    post["responses"] = {"200": _painted(), **_errors(set(STATUSES.values()) - {404, 405, 409, 499})}
+    paths[INPAINT] = PathItem(post=post)
+    paths[HEALTH] = PathItem(
+        get=_read("Whether a request would be served now.", {"type": "object", "properties": _HEALTHY}, {503}),
+        post=paths[HEALTH].post,
+    )
+    paths[INFO] = PathItem(get=_read("The model, and each parameter's default and bounds.", {"type": "object"}, {401}))
+    paths |= _jobs(post)
+    paths |= _openai() | _a1111()
+    components: Any = spec.components
+    components = {**components, "schemas": {**components["schemas"], "Error": _ERROR_SCHEMA}}
+    return attrs.evolve(spec, paths=paths, components=components)
+
+
+def _jobs(inpaint: dict[str, Any]) -> dict[str, PathItem]:
+    """The paths of jobs; ``inpaint`` is the plain request, whose form is theirs too."""
+    job = {"type": "object", "properties": {"id": {"type": "string"}, "state": {"type": "string"}}}
+    id_parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    key = {"name": IDEMPOTENCY_KEY, "in": "header", "required": False, "schema": {"type": "string"}}
+    accepted = {"description": "Accepted; Location has the job's URL.", "content": {JSON: {"schema": job}}}
+    errors = {status: answer for status, answer in inpaint["responses"].items() if status not in ("200", "406", "504")}
+    post = {
+        **inpaint,
+        "operationId": "SDInpaint__job",
+        "summary": "Submit a job",
+        "description": "Submit a job that runs in the background and survives restarts of the server.",
+        "parameters": [key],
+        "responses": {"202": accepted, **errors},
+    }
+    stream = {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    read = {"parameters": [id_parameter]}
+    paths = {
+        "": PathItem(post=post),
+        "/{id}": PathItem(
+            get={**_read("A job's progress.", job, {404}), **read},
+            delete={
+                "description": "Cancel a job, or delete it with its result.",
+                "responses": {"204": {"description": "Cancelled or deleted."}, **_errors({404})},
+                **read,
+            },
+        ),
+        "/{id}/result": PathItem(
+            get={
+                "description": "A job's result.",
+                "responses": {"200": _painted(), **_errors({404, 406, 409})},
+                **read,
+            }
+        ),
+        "/{id}/events": PathItem(
+            get={"description": "A job's progress, live.", "responses": {"200": stream, **_errors({404})}, **read}
+        ),
+    }
+    return {JOBS + path: item for path, item in paths.items()}
+
+
+def _openai() -> dict[str, PathItem]:
+    """The paths of OpenAI's dialect; their errors have that dialect's shape."""
+    files = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
+    texts = {name: {"type": "string", "enum": list(choices)} for name, choices in CHOICES.items()}
+    texts |= {name: {"type": "string"} for name in ("prompt", "n", "size", *FREE_TEXTS)}
+    form = {"type": "object", "properties": {**files, **texts}, "required": ["image", "prompt"]}
+    picture = {"type": "object", "properties": {"b64_json": {"type": "string"}, "seed": {"type": "integer"}}}
+    pictures = {"type": "object", "properties": {"data": {"type": "array", "items": picture}}}
+    errors = {
+        status: {**answer, "content": {JSON: {"schema": {"type": "object"}}}}
+        for status, answer in _errors({400, 401, 413, 415, 422, 429, 500, 503, 504}).items()
+    }
+    edit = {
+        "operationId": "SDInpaint__edit",
+        "summary": "Edit an image, for OpenAI's clients",
+        "description": "Repaints the transparent part of the mask, or without one of the image. Also takes fields of "
+        f"{INPAINT}, under their own names.",
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {
+            "200": {"description": "The painted pictures.", "content": {JSON: {"schema": pictures}}},
+            **errors,
+        },
+    }
+    return {EDITS: PathItem(post=edit), MODELS: PathItem(get=_read("The served model.", {"type": "object"}, {401}))}
+
+
+def _a1111() -> dict[str, PathItem]:
+    """The paths of the web UI's dialect."""
+    fields = {name: {"default": default} for name, default in DEFAULTS.items()}
+    files = {
+        "init_images": {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1, "maxItems": 1},
+        "mask": {"type": "string", "format": "byte"},
+    }
+    call = {"type": "object", "properties": {**files, **fields}, "required": ["init_images"]}
+    pictures = {"type": "array", "items": {"type": "string", "format": "byte"}}
+    answer = {"images": pictures, "parameters": {"type": "object"}, "info": {"type": "string"}}
+    post = {
+        "operationId": "SDInpaint__img2img",
+        "summary": "Repaint a mask, for clients of AUTOMATIC1111's web UI",
+        "description": "Fields that ask for something unsupported are refused by name.",
+        "requestBody": {"required": True, "content": {JSON: {"schema": call}}},
+        "responses": {
+            "200": {
+                "description": "The painted pictures, as base64.",
+                "content": {JSON: {"schema": {"type": "object", "properties": answer}}},
+            },
+            **_errors({400, 401, 413, 415, 422, 429, 500, 503, 504}),
+        },
+    }
+    lists = {
+        "sd-models": "The served model.",
+        "samplers": "The names that sampler_name accepts.",
+        "scripts": "No scripts.",
+        "options": "The served model, as an option.",
+    }
+    return {f"{A1111}/img2img": PathItem(post=post)} | {
+        f"{A1111}/{name}": PathItem(get=_read(description, {}, {401})) for name, description in lists.items()
+    }
+
+
+def _painted() -> dict[str, Any]:
+    pictures = {name: {"schema": {"type": "string", "format": "binary"}} for name in OFFERED if name != JSON}
+    return {
+        "description": "The painted picture, in the format the Accept header asks for; PNG by default.",
+        "content": {**pictures, JSON: {"schema": {"type": "object"}}},
+    }
+
+
+def _errors(statuses: set[int]) -> dict[str, Any]:
+    codes = {status: [code for code, its in STATUSES.items() if its == status] for status in sorted(statuses)}
+    return {
+        str(status): {"description": ", ".join(names), "content": {JSON: {"schema": _ERROR}}}
+        for status, names in codes.items()
+    }
+
+
+def _read(description: str, schema: dict[str, Any], errors: set[int]) -> dict[str, Any]:
+    answer = {"description": description, "content": {JSON: {"schema": schema}}}
+    return {"description": description, "responses": {"200": answer, **_errors(errors)}}

@@ -1,0 +1,156 @@
+"""Jobs: the form of ``/sd-inpaint/inpaint`` accepted at once, painted in the background, looked up and followed."""
+
+import hashlib
+import re
+import time
+from datetime import UTC, datetime
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sd_inpaint.errors import InvalidParameterError, JobNotFoundError, JobNotReadyError
+from sd_inpaint.http.endpoints.inpainting import Inpainting
+from sd_inpaint.http.endpoints.job_events import stream_events
+from sd_inpaint.http.endpoints.painting import Painting
+from sd_inpaint.http.middleware.access_log import request_id
+from sd_inpaint.http.wire import sse
+from sd_inpaint.http.wire.errors import answering, error_body, error_response
+from sd_inpaint.http.wire.headers import IDEMPOTENCY_KEY, NO_STORE
+from sd_inpaint.http.wire.negotiation import choose_media_type
+from sd_inpaint.http.wire.paths import JOBS
+from sd_inpaint.http.wire.results import image_format, offered, render
+from sd_inpaint.imaging import codecs
+from sd_inpaint.jobs.job import Job, JobState, Submission
+from sd_inpaint.jobs.runner import JobRunner
+
+_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
+
+
+class Jobs:
+    """Answers everything under ``/sd-inpaint/jobs``. Lives as long as the server; serves any number of requests."""
+
+    def __init__(self, painting: Painting, inpainting: Inpainting, runner: JobRunner) -> None:
+        self._painting = painting
+        self._inpainting = inpainting
+        self._runner = runner
+
+    def routes(self) -> list[Route]:
+        """Returns the routes below ``/sd-inpaint``."""
+        return [
+            Route("/jobs", answering(self.post), methods=["POST"]),
+            Route("/jobs/{id}", answering(self.get), methods=["GET"]),
+            Route("/jobs/{id}", answering(self.delete), methods=["DELETE"]),
+            Route("/jobs/{id}/result", answering(self.get_result), methods=["GET"]),
+            Route("/jobs/{id}/events", answering(self.get_events), methods=["GET"]),
+        ]
+
+    async def post(self, request: Request) -> Response:
+        """Accepts a job: 202 with its URL, once nothing short of a broken disk can lose it."""
+        # 1. Refuse what can be refused before the body is read. With a key this may be a retry of a job that
+        #    was accepted, which even a full queue answers.
+        key = _read_key(request)
+        self._runner.check_open()
+        if key is None:
+            self._painting.check_open()
+        deadline_seconds = self._painting.deadline_seconds(request)
+        # 2. Read the request.
+        form, inpaint_request = await self._inpainting.read_upload(request)
+        submission = Submission(
+            image=form.files["image"],
+            mask=form.files["mask"],
+            parameters=inpaint_request.parameters,
+            key=key,
+            deadline_at=None if deadline_seconds is None else time.time() + deadline_seconds,
+        )
+        # 3. Get a place in the queue, and one on the disk.
+        job, was_there = await self._runner.accept(submission, inpaint_request)
+        headers = {"Location": f"{JOBS}/{job.id}", **NO_STORE}
+        if was_there:
+            headers["Idempotent-Replayed"] = "true"
+        return JSONResponse(describe(job), status_code=202, headers=headers)
+
+    async def get(self, request: Request) -> Response:
+        """Describes a job's progress."""
+        return JSONResponse(describe(await self._find(request)), headers=NO_STORE)
+
+    async def get_result(self, request: Request) -> Response:
+        """Answers as ``POST /sd-inpaint/inpaint`` would have: with the picture, or the error."""
+        job = await self._find(request)
+        if job.error is not None:
+            return error_response(job.error)
+        if job.state is JobState.CANCELLED:
+            raise JobNotFoundError("The job was cancelled and has no result.", state=str(job.state))
+        if job.state is not JobState.DONE:
+            raise JobNotReadyError("The job is not done yet.", state=str(job.state), seconds_left=job.seconds_left)
+        accept = ", ".join(request.headers.getlist("accept"))
+        media_type = choose_media_type(accept, offered(job.parameters.num_images))
+        return await self._painting.work(self._render, job, media_type, request_id(request))
+
+    def _render(self, job: Job, media_type: str, request_id: str) -> Response:
+        kept = self._runner.store.result(job.id)
+        result = kept.decode()
+        codecs.check_encodable(result.size, image_format(media_type))
+        parameters = self._painting.metadata(job.parameters)
+        return render(result, media_type=media_type, model=kept.model, request_id=request_id, parameters=parameters)
+
+    async def delete(self, request: Request) -> Response:
+        """Cancels a job, or deletes the result of one that has ended."""
+        await anyio.to_thread.run_sync(self._runner.cancel, request.path_params["id"])
+        return Response(status_code=204)
+
+    async def get_events(self, request: Request) -> Response:
+        """Streams a job's progress, until it has ended or the client disconnects."""
+        job = await self._find(request)
+        if job.state.ended and request.headers.get("last-event-id") == str(job.version):
+            # The one answer upon which a browser's EventSource does not connect again.
+            return Response(status_code=204)
+        if request.method == "HEAD":
+            return Response(media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
+        return sse.stream(stream_events(self._runner, job, describe))
+
+    async def _find(self, request: Request) -> Job:
+        return await anyio.to_thread.run_sync(self._runner.store.get, request.path_params["id"])
+
+
+def describe(job: Job) -> dict[str, object]:
+    """Returns a job as callers see it."""
+    address = f"{JOBS}/{job.id}"
+    shown: dict[str, object] = {
+        "id": job.id,
+        "state": str(job.state),
+        "step": job.step,
+        "steps": job.steps,
+        "queue_position": job.queue_position,
+        "seconds_left": job.seconds_left,
+        "seed": job.parameters.seed,
+        "created_at": _shown(job.created_at),
+        "started_at": _shown(job.started_at),
+        "finished_at": _shown(job.finished_at),
+        "expires_at": _shown(job.expires_at),
+        "url": address,
+        "events": f"{address}/events",
+    }
+    if job.state is JobState.DONE:
+        shown["result"] = f"{address}/result"
+    if job.error is not None:
+        shown["error"] = error_body(job.error)
+    return shown
+
+
+def _read_key(request: Request) -> str | None:
+    """Returns the caller's Idempotency-Key, made unique to the API key it came with."""
+    sent = request.headers.getlist(IDEMPOTENCY_KEY)
+    if not sent:
+        return None
+    if len(sent) > 1 or not _KEY.fullmatch(sent[0]):
+        raise InvalidParameterError(
+            f"{IDEMPOTENCY_KEY} must be one value of 1 to 255 ASCII characters.", field=IDEMPOTENCY_KEY
+        )
+    caller = request.headers.get("authorization", "") + "\n" + request.headers.get("x-api-key", "")
+    return hashlib.sha256(f"{caller}\n{sent[0]}".encode()).hexdigest()
+
+
+def _shown(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

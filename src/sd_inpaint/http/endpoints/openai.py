@@ -1,0 +1,224 @@
+"""OpenAI's dialect, for clients that speak it already: ``POST /v1/images/edits`` and ``GET /v1/models``.
+
+Source: OpenAI's API reference for images/edits, and what its Python client sends. A mask's transparent part is
+repainted there; unsupported values are refused, never silently ignored. Besides OpenAI's own fields, every parameter
+of ``/sd-inpaint/inpaint`` may be sent under its own name (``extra_body`` of the Python client).
+"""
+
+import asyncio
+import base64
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sd_inpaint.errors import InvalidParameterError, MissingFieldError
+from sd_inpaint.http.endpoints.openai_stream import EditStream
+from sd_inpaint.http.endpoints.painting import Painting
+from sd_inpaint.http.middleware.access_log import request_id
+from sd_inpaint.http.wire import sse
+from sd_inpaint.http.wire.errors import answering
+from sd_inpaint.http.wire.forms import Form, FormFields, read_form
+from sd_inpaint.http.wire.parameters import read_parameters
+from sd_inpaint.http.wire.paths import EDITS, MODELS, OPENAI
+from sd_inpaint.http.wire.results import describing_headers, encode_all
+from sd_inpaint.imaging import codecs
+from sd_inpaint.imaging.codecs import ImageFormat
+from sd_inpaint.imaging.pair import read_transparency
+from sd_inpaint.painter import Progress
+from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult
+
+IMAGE_FIELDS = ("image", "image[]")
+"""The second is what the Python client makes of a list."""
+
+QUALITY_STEPS = {"low": 25, "medium": 50, "high": 100}
+"""Denoising steps, from the middle of the guide's "lower", "medium" and "higher"."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "response_format": ("b64_json",),  # nothing is kept that an address could point to
+    "output_format": tuple(str(image_format) for image_format in ImageFormat),
+    "output_compression": ("100",),
+    "quality": ("auto", "standard", *QUALITY_STEPS),
+    "background": ("auto", "opaque"),
+    "input_fidelity": ("low", "high"),  # either way: the part that is not repainted is the input's
+    "stream": ("false", "true"),
+    "partial_images": ("0", "1", "2", "3"),
+}
+"""Values of OpenAI's fields, besides ``FREE_TEXTS``, ``n`` and ``size``; the first is the default."""
+
+FREE_TEXTS = ("model", "user", "safety_identifier")
+"""Read by OpenAI's own servers only. One model is served here, whatever it is called; ``X-Model`` says which."""
+
+_OWN_TEXTS = tuple(name for name in InpaintParameters.model_fields if name != "num_images")
+
+FIELDS = FormFields(
+    files=(), optional_files=(*IMAGE_FIELDS, "mask"), texts=(*_OWN_TEXTS, "n", "size", *CHOICES, *FREE_TEXTS)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EditOptions:
+    """An edit's options, besides its files.
+
+    Attributes:
+        parameters: In this service's own terms.
+        image_format: Of the pictures in the answer.
+        size: ``auto``, or what the caller takes the picture's size to be, such as ``512x512``.
+        quality: As the caller names it.
+        is_streamed: Whether the answer is a stream of events.
+        partial_images: How many pictures the stream shows on the way.
+    """
+
+    parameters: InpaintParameters
+    image_format: ImageFormat
+    size: str
+    quality: str
+    is_streamed: bool
+    partial_images: int
+
+
+class OpenAIEdits:
+    """Answers OpenAI's calls. Lives as long as the server; serves any number of requests at once."""
+
+    def __init__(self, painting: Painting) -> None:
+        self._painting = painting
+
+    def routes(self) -> list[Route]:
+        """Returns the routes below ``/v1``."""
+        return [
+            Route(EDITS.removeprefix(OPENAI), answering(self.post_edit), methods=["POST"]),
+            Route(MODELS.removeprefix(OPENAI), answering(self.get_models), methods=["GET"]),
+        ]
+
+    async def post_edit(self, request: Request) -> Response:
+        """Repaints the transparent part of a mask."""
+        # 1. Refuse what can be refused before the body is read.
+        self._painting.check_open()
+        deadline_seconds = self._painting.deadline_seconds(request)
+        # 2. Read the request.
+        form = await read_form(request, FIELDS)
+        options = read_options(form.texts)
+        inpaint_request = await self._decode(form, options)
+        codecs.check_encodable(inpaint_request.image.size, options.image_format)
+        if options.is_streamed:
+            return await self._stream(request, inpaint_request, options, deadline_seconds)
+        # 3. Paint the picture.
+        result = await self._painting.paint(request, inpaint_request, deadline_seconds)
+        # 4. Write the response.
+        return await self._painting.work(self._render, result, options)
+
+    async def _stream(
+        self, request: Request, inpaint_request: InpaintRequest, options: EditOptions, deadline_seconds: float | None
+    ) -> Response:
+        progress = Progress(wants_preview=options.partial_images > 0)
+        painting = asyncio.ensure_future(self._painting.paint(request, inpaint_request, deadline_seconds, progress))
+        admission = asyncio.ensure_future(progress.admitted.wait())
+        try:
+            # An early refusal has its own status; only later errors have to be sent as an event.
+            await asyncio.wait({painting, admission}, return_when=asyncio.FIRST_COMPLETED)
+            if painting.done():
+                painting.result()
+        except BaseException:
+            painting.cancel()
+            raise
+        finally:
+            admission.cancel()
+
+        def write_partial() -> bytes | None:
+            picture = progress.partial()
+            return None if picture is None else codecs.encode(picture, options.image_format)
+
+        async def encode_partial() -> bytes | None:
+            return await self._painting.work(write_partial)
+
+        async def encode_result(result: InpaintResult) -> list[tuple[int, bytes]]:
+            return await self._painting.work(self._encode, result, options)
+
+        facts: dict[str, object] = {
+            "size": f"{inpaint_request.image.width}x{inpaint_request.image.height}",
+            "quality": options.quality,
+            "background": "opaque",
+            "output_format": str(options.image_format),
+        }
+        stream = EditStream(
+            request.scope["path"], request_id(request), options.partial_images, facts, encode_partial, encode_result
+        )
+        return sse.stream(stream.events(painting, progress))
+
+    async def get_models(self, request: Request) -> Response:
+        """Lists the one model that is served."""
+        model = {"id": self._painting.model, "object": "model", "created": 0, "owned_by": "sd-inpaint"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def _decode(self, form: Form, options: EditOptions) -> InpaintRequest:
+        sent = [form.files[name] for name in IMAGE_FIELDS if name in form.files]
+        if len(sent) != 1:
+            raise MissingFieldError("Exactly one picture must be sent, as 'image'.", field="image")
+        inpaint_request = await self._painting.decode(
+            sent[0], form.files.get("mask"), options.parameters, read_transparency
+        )
+        own_size = "{}x{}".format(*inpaint_request.image.size)
+        if options.size not in ("auto", own_size):
+            raise InvalidParameterError(
+                f"size must be auto or the picture's own, {own_size}: the result has the picture's size.",
+                field="size",
+                value=options.size[:40],
+            )
+        return inpaint_request
+
+    def _encode(self, result: InpaintResult, options: EditOptions) -> list[tuple[int, bytes]]:
+        parameters = self._painting.metadata(options.parameters)
+        return encode_all(result, options.image_format, self._painting.model, parameters)
+
+    def _render(self, result: InpaintResult, options: EditOptions) -> Response:
+        body = {
+            "created": int(time.time()),
+            "data": [
+                {"b64_json": base64.b64encode(file).decode("ascii"), "seed": seed}
+                for seed, file in self._encode(result, options)
+            ],
+            "output_format": str(options.image_format),
+            "size": "{}x{}".format(*result.size),
+        }
+        return JSONResponse(body, headers=describing_headers(result, self._painting.model))
+
+
+def read_options(texts: Mapping[str, str]) -> EditOptions:
+    """Reads the texts of an edit; a seed that is not given is drawn, as OpenAI's clients expect.
+
+    Raises:
+        InvalidParameterError: If a value is not supported; the message says which are.
+        MissingFieldError: If there is no prompt.
+    """
+    chosen = {name: _choose(name, texts.get(name, choices[0])) for name, choices in CHOICES.items()}
+    own = {name: text for name, text in texts.items() if name in _OWN_TEXTS}
+    own.setdefault("seed", str(SEED_RANDOM))
+    if chosen["quality"] in QUALITY_STEPS:
+        own.setdefault("num_inference_steps", str(QUALITY_STEPS[chosen["quality"]]))
+    if "n" in texts:
+        own["num_images"] = texts["n"]
+    is_streamed, partial_images = chosen["stream"] == "true", int(chosen["partial_images"])
+    if partial_images and not is_streamed:
+        raise InvalidParameterError(
+            "partial_images needs stream=true.", field="partial_images", value=chosen["partial_images"]
+        )
+    return EditOptions(
+        parameters=read_parameters(own, aliases={"num_images": "n"}),
+        image_format=ImageFormat(chosen["output_format"]),
+        size=texts.get("size", "auto").strip().lower(),
+        quality=chosen["quality"],
+        is_streamed=is_streamed,
+        partial_images=partial_images,
+    )
+
+
+def _choose(name: str, text: str) -> str:
+    choice = text.strip().lower()
+    if choice not in CHOICES[name]:
+        known = CHOICES[name]
+        wanted = known[0] if len(known) == 1 else f"one of {', '.join(known)}"
+        raise InvalidParameterError(f"{name} must be {wanted}, not {text[:40]!r}.", field=name, value=text[:40])
+    return choice

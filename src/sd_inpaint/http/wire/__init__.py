@@ -1,0 +1,1 @@
+"""Forms, parameters, formats, results and errors, as bytes on the wire and as values."""

@@ -1,0 +1,10 @@
+"""Headers of this service's own, and the one that keeps answers out of caches."""
+
+from typing import Final
+
+REQUEST_ID: Final = "X-Request-ID"
+DEADLINE: Final = "X-Deadline-Seconds"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+"""Answers about a moment, and pictures that are one caller's."""

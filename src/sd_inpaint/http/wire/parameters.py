@@ -1,0 +1,164 @@
+"""Texts of a form → checked parameters. Numbers are read more strictly than by Python or JSON."""
+
+import re
+import types
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, Union, cast, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core.core_schema import ErrorType
+
+from sd_inpaint.errors import InvalidParameterError, MissingFieldError
+from sd_inpaint.schema import InpaintParameters
+
+_WHOLE = re.compile(r"\s*([+-]?\d{1,25})(?:\.0{0,25})?\s*", re.ASCII)
+_DECIMAL = re.compile(r"\s*([+-]?(?:\d{1,25}(?:\.\d{0,50})?|\.\d{1,50})(?:[eE][+-]?\d{1,3})?)\s*", re.ASCII)
+_SWITCHES = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+
+_PYDANTIC_ERRORS = frozenset(get_args(ErrorType))
+
+SHOWN_CHARACTERS = 40
+"""A wrong value is quoted up to this length."""
+
+
+def read_parameters(texts: Mapping[str, str], aliases: Mapping[str, str] | None = None) -> InpaintParameters:
+    """Reads and checks everything a caller may set besides the files.
+
+    Args:
+        texts: Each by its name in the schema.
+        aliases: A dialect's own names for some of them, such as ``steps``, for messages.
+
+    Raises:
+        MissingFieldError: If a required text is missing.
+        InvalidParameterError: If a value is of another type or out of bounds; the message says which, and the bounds.
+    """
+    aliases = aliases or {}
+    fields = InpaintParameters.model_fields
+    for name, field in fields.items():
+        if field.is_required() and name not in texts:
+            shown = aliases.get(name, name)
+            raise MissingFieldError(f"The field {shown!r} is missing; it must be text.", field=shown)
+    values = {name: _read(name, fields[name], text, aliases) for name, text in texts.items()}
+    try:
+        return InpaintParameters.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        # Pydantic's own findings get this service's wording; the schema's checks have their own messages.
+        sentence = None if first["type"] in _PYDANTIC_ERRORS else f"{first['msg']}."
+        raise _refusal(aliases.get(name, name), fields[name], texts.get(name, ""), sentence) from error
+
+
+def read_seconds(name: str, text: str, longest: float) -> float:
+    """Reads a duration in seconds, more than 0 and at most ``longest``.
+
+    Raises:
+        InvalidParameterError: If it is none.
+    """
+    found = _DECIMAL.fullmatch(text)
+    if found is None or not 0 < float(found[1]) <= longest:
+        raise InvalidParameterError(
+            f"{name} must be a number of seconds, greater than 0 and at most {longest:g}, not {_shown(text)}.",
+            field=name,
+            value=text[:SHOWN_CHARACTERS],
+            maximum=longest,
+        )
+    return float(found[1])
+
+
+def describe_bounds(field: FieldInfo) -> dict[str, Any]:
+    """Returns a field's bounds by name: ``minimum``, ``above``, ``maximum``, ``below``, ``max_length``, ``choices``."""
+    bounds: dict[str, Any] = {}
+    for constraint in field.metadata:
+        match constraint:
+            case Ge(ge=bound):
+                bounds["minimum"] = bound
+            case Gt(gt=bound):
+                bounds["above"] = bound
+            case Le(le=bound):
+                bounds["maximum"] = bound
+            case Lt(lt=bound):
+                bounds["below"] = bound
+            case MaxLen(max_length=bound):
+                bounds["max_length"] = bound
+    kind = _kind(field)
+    if issubclass(kind, StrEnum):
+        bounds["choices"] = [str(choice) for choice in kind]
+    return bounds
+
+
+def describe_type(field: FieldInfo) -> str:
+    """Returns a field's type as JSON Schema names it: ``string``, ``integer``, ``number`` or ``boolean``."""
+    return next(name for kind, name in _JSON_TYPES.items() if issubclass(_kind(field), kind))
+
+
+def _kind(field: FieldInfo) -> type:
+    """Returns the one type that a field has, but for None."""
+    annotation = field.annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (kind for kind in get_args(annotation) if kind is not type(None))
+    return cast("type", annotation)
+
+
+def _read(name: str, field: FieldInfo, text: str, aliases: Mapping[str, str]) -> object:
+    kind = _kind(field)
+    if kind is str:
+        return text
+    reader = _READERS.get(kind, str.strip)
+    try:
+        return reader(text)
+    except ValueError as error:
+        raise _refusal(aliases.get(name, name), field, text) from error
+
+
+def _read_whole(text: str) -> int:
+    if (found := _WHOLE.fullmatch(text)) is None:
+        raise ValueError(text)
+    return int(found[1])
+
+
+def _read_decimal(text: str) -> float:
+    if (found := _DECIMAL.fullmatch(text)) is None:
+        raise ValueError(text)
+    return float(found[1])
+
+
+def _read_switch(text: str) -> bool:
+    if (found := _SWITCHES.get(text.strip().lower())) is None:
+        raise ValueError(text)
+    return found
+
+
+_READERS: dict[type, Callable[[str], object]] = {int: _read_whole, float: _read_decimal, bool: _read_switch}
+
+_PHRASES = {
+    "minimum": "from {}",
+    "above": "above {}",
+    "maximum": "to {}",
+    "below": "below {}",
+    "max_length": "of at most {} characters",
+}
+
+# bool before int, of which it is a kind.
+_JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+_NOUNS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _refusal(name: str, field: FieldInfo, text: str, sentence: str | None = None) -> InvalidParameterError:
+    bounds = describe_bounds(field)
+    noun = f"one of {', '.join(bounds['choices'])}" if "choices" in bounds else _NOUNS[_kind(field)]
+    limits = [phrase.format(bounds[bound]) for bound, phrase in _PHRASES.items() if bound in bounds]
+    wanted = " ".join([noun, *limits])
+    got = f"{len(text)} characters" if "max_length" in bounds else _shown(text)
+    return InvalidParameterError(
+        sentence or f"{name} must be {wanted}, not {got}.", field=name, value=text[:SHOWN_CHARACTERS], **bounds
+    )
+
+
+def _shown(text: str) -> str:
+    shortened = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+    return repr(shortened)

@@ -1,0 +1,336 @@
+"""Bytes ↔ pictures. All distrust of uploads is here.
+
+What comes in is bytes that claim nothing: the format is found from the bytes, among those in ``FORMATS`` only. The
+size is read from the header and checked before a pixel is decoded; then the picture is decoded whole, so that what
+leaves this module can no longer fail. Whatever Pillow or libheif raise on the way is translated here.
+
+Any number of threads may call these functions at once.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any, Final
+
+import numpy as np
+import pillow_heif
+
+# AVIF and WebP register themselves by being imported; Pillow would else import all its plugins at the first such file.
+from PIL import (
+    AvifImagePlugin,  # noqa: F401
+    Image,
+    ImageFile,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from sd_inpaint.errors import (
+    CallerError,
+    ImageTooLargeError,
+    InvalidImageError,
+    InvalidMaskError,
+)
+from sd_inpaint.imaging import colours
+from sd_inpaint.picture import Picture, Pixels
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
+"""Formats that are read, by Pillow's names: none that runs a program (EPS) or contains other files (PDF, ICO, ICNS)."""
+
+_MAX_JPEG_SCANS: Final = 100
+"""Each scan of a progressive JPEG walks the whole picture again; encoders write about ten."""
+
+_FOREIGN_ERRORS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+"""Exceptions that Pillow and pillow-heif raise for damaged files; ``Warning`` if the host turns those into errors."""
+
+pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Pillow unpacks a PNG's profile up to 1 MiB; those of other formats may be larger, and results must open again here.
+PngImagePlugin.MAX_TEXT_CHUNK = colours.MAX_PROFILE_BYTES
+# The bound here is ``max_pixels``, and an error.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class ImageFormat(StrEnum):
+    """The formats of results. Only PNG keeps every pixel; the others are lossy, at high quality."""
+
+    PNG = "png"
+    WEBP = "webp"
+    JPEG = "jpeg"
+    AVIF = "avif"
+
+    @property
+    def media_type(self) -> str:
+        """The Content-Type of this format, such as ``image/png``."""
+        return f"image/{self.value}"
+
+    @property
+    def max_side(self) -> int:
+        """The largest width or height, in pixels, that this format or its readers support."""
+        return _MAX_SIDES[self]
+
+
+_MAX_SIDES: Final = {
+    ImageFormat.PNG: 2**31 - 1,
+    ImageFormat.WEBP: 16_383,
+    ImageFormat.JPEG: 65_500,
+    ImageFormat.AVIF: 32_768,
+}
+
+_MAX_JPEG_SEGMENT: Final = 65_533
+"""Largest metadata segment of a JPEG, in bytes."""
+
+_SAVE_OPTIONS: Final[dict[ImageFormat, dict[str, Any]]] = {
+    ImageFormat.PNG: {"compress_level": 1},
+    ImageFormat.WEBP: {"quality": 90, "method": 2},
+    ImageFormat.JPEG: {"quality": 95, "subsampling": "4:4:4"},
+    ImageFormat.AVIF: {"quality": 85, "subsampling": "4:4:4", "speed": 10},
+}
+
+
+def decode_image(data: bytes, *, max_pixels: int, keep_exif: bool = False) -> Picture:
+    """Reads a picture of any format in ``FORMATS``; of an animation, the first frame.
+
+    EXIF orientation is applied. RGB values are those of the file; of more than 8 bits the high byte; CMYK and LAB are
+    converted to sRGB. A profile that is not an RGB one is used for that or left out.
+
+    Args:
+        data: The file, whatever its name or declared type.
+        max_pixels: Largest width times height, checked before pixels are decoded.
+        keep_exif: Whether to keep the picture's EXIF data, which may say where and by whom it was taken.
+
+    Raises:
+        InvalidImageError: If it is not such a picture, or is damaged or truncated.
+        ImageTooLargeError: If it has more pixels than ``max_pixels``.
+    """
+    with _translated("image", InvalidImageError), _open(data, "image", InvalidImageError, max_pixels) as source:
+        upright = _upright(source)
+        rgb, alpha = colours.channels(upright, use_profile=True)
+        return Picture(rgb, alpha, colours.rgb_profile(source), _camera_exif(source) if keep_exif else None)
+
+
+def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
+    """Reads a mask: the luminance of a picture of any format and mode, transparent parts counting as black.
+
+    EXIF orientation is applied, as it is to the image: both are taken as they are seen.
+
+    Args:
+        data: The file, whatever its name or declared type.
+        max_pixels: Largest width times height, checked before pixels are decoded.
+
+    Returns:
+        (H, W) uint8, 255 repaint, 0 keep.
+
+    Raises:
+        InvalidMaskError: If it is not such a picture, or is damaged or truncated.
+        ImageTooLargeError: If it has more pixels than ``max_pixels``.
+    """
+    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as source:
+        upright = _upright(source)
+        return colours.luminance(upright)
+
+
+def decode_mask_alpha(data: bytes, *, max_pixels: int) -> Pixels | None:
+    """Reads the opacity of a mask whose transparent part is to be repainted; raises as :func:`decode_mask` does.
+
+    Returns:
+        (H, W) uint8, 0 transparent, 255 opaque; None where the file has no transparency.
+    """
+    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as source:
+        return colours.channels(_upright(source), use_profile=False)[1]
+
+
+def check_encodable(size: tuple[int, int], image_format: ImageFormat) -> None:
+    """Checks that a format can hold a picture of this size; call it before minutes of painting.
+
+    Raises:
+        ImageTooLargeError: If a side is longer than the format allows.
+    """
+    if max(size) > image_format.max_side:
+        raise ImageTooLargeError(
+            f"A {image_format.value} file can have at most {image_format.max_side} pixels per side; the picture is "
+            f"{size[0]}x{size[1]}. Request image/png instead.",
+            image_size=list(size),
+            max_side=image_format.max_side,
+        )
+
+
+def encode(
+    picture: Picture,
+    image_format: ImageFormat = ImageFormat.PNG,
+    *,
+    text: dict[str, str] | None = None,
+    xmp: bytes | None = None,
+) -> bytes:
+    """Writes a picture with its profile.
+
+    PNG keeps every value of ``rgb`` and ``alpha``. WebP and AVIF keep alpha, and colours nearly. JPEG has no alpha:
+    the picture is laid on white, as picture viewers and web pages show it. No JPEG holds a text beyond 64 KiB either.
+
+    Args:
+        picture: What to write.
+        image_format: The file format.
+        text: Keyword → text. PNG has a text chunk for each; the others have ``parameters`` as EXIF user comment.
+        xmp: An XMP packet, UTF-8.
+
+    Raises:
+        ImageTooLargeError: If the format can't hold a picture of this size.
+    """
+    check_encodable(picture.size, image_format)
+    options = dict(_SAVE_OPTIONS[image_format])
+    if picture.icc_profile is not None:
+        options["icc_profile"] = picture.icc_profile
+    if image_format is ImageFormat.PNG:
+        options["pnginfo"] = _png_texts(text or {}, xmp)
+        if picture.exif is not None:
+            options["exif"] = picture.exif
+    else:
+        if xmp is not None:
+            options["xmp"] = xmp
+        exif = picture.exif or b""
+        if text and "parameters" in text:
+            exif = _user_comment(text["parameters"], exif)
+        if len(exif) <= _MAX_JPEG_SEGMENT or image_format is not ImageFormat.JPEG:
+            options["exif"] = exif
+    buffer = io.BytesIO()
+    _flat_or_alpha(picture, image_format).save(buffer, format=image_format.name, **options)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _translated(name: str, error_class: type[CallerError]) -> Iterator[None]:
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLargeError(f"The {name} has more pixels than this server accepts.") from error
+    except UnidentifiedImageError as error:
+        known = ", ".join(FORMATS)
+        raise error_class(f"The {name} is damaged or in an unsupported format. Supported formats: {known}.") from error
+    except _FOREIGN_ERRORS as error:
+        raise error_class(f"The {name} cannot be decoded: the file is truncated or damaged{_reason(error)}.") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The library's message, if it is short and contains no memory addresses."""
+    text = str(error)
+    return f" ({text})" if 0 < len(text) <= 100 and text.isprintable() and "0x" not in text else ""
+
+
+@contextmanager
+def _open(data: bytes, name: str, error_class: type[CallerError], max_pixels: int) -> Iterator[Image.Image]:
+    """Yields the decoded, not yet rotated picture; its size is checked before and after decoding."""
+    if not data:
+        raise error_class(f"The {name} is empty: 0 bytes were sent.")
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        # Only ever widened, so that threads need no lock; the operator's bound is checked below.
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    with Image.open(io.BytesIO(data), formats=FORMATS) as source:
+        _check_pixels(source.size, name, max_pixels)
+        _check_work(source, data, name, error_class, max_pixels)
+        source.load()
+        # libheif learns the true size only when it decodes.
+        _check_pixels(source.size, name, max_pixels)
+        yield source
+
+
+def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"The {name} is {width}x{height} = {width * height} pixels; this server accepts at most {max_pixels}.",
+            size=[width, height],
+            max_pixels=max_pixels,
+        )
+
+
+def _check_work(source: Image.Image, data: bytes, name: str, error_class: type[CallerError], max_pixels: int) -> None:
+    """Refuses files with few pixels that are expensive to decode."""
+    # In coded data the byte FF is always followed by 00 or a restart marker, so this counts scans (and thumbnails').
+    if source.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        raise error_class(f"The {name} is a JPEG with more than {_MAX_JPEG_SCANS} scans.")
+    if isinstance(source, TiffImagePlugin.TiffImageFile):
+        tile_width, tile_height = source.tag_v2.get(322, 1), source.tag_v2.get(323, 1)
+        if int(tile_width) * int(tile_height) > max_pixels:
+            raise error_class(f"The {name} is a TIFF with tiles of {tile_width}x{tile_height} pixels: too large.")
+
+
+_TRANSPOSITIONS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → the operation that turns the picture upright. Source: EXIF 2.32, tag 0x0112."""
+
+
+def _camera_exif(image: Image.Image) -> bytes | None:
+    """The picture's EXIF data without the orientation, which has been applied; None if it has none that is readable."""
+    try:
+        exif = image.getexif()
+        exif.pop(0x0112, None)
+        written = exif.tobytes() if exif else b""
+    except _FOREIGN_ERRORS:
+        return None
+    return written if 0 < len(written) <= _MAX_JPEG_SEGMENT else None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except _FOREIGN_ERRORS:
+        # Viewers show such a picture as it is stored, and so the mask was painted.
+        return image
+    method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _flat_or_alpha(picture: Picture, image_format: ImageFormat) -> Image.Image:
+    if picture.alpha is None:
+        return Image.fromarray(picture.rgb)
+    rgba = Image.fromarray(np.dstack((picture.rgb, picture.alpha)))
+    if image_format is not ImageFormat.JPEG:
+        return rgba
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _png_texts(texts: dict[str, str], xmp: bytes | None) -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    for keyword, text in texts.items():
+        info.add_text(keyword, text)
+    if xmp is not None:
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode("utf-8"))
+    return info
+
+
+def _user_comment(text: str, camera: bytes) -> bytes:
+    """EXIF with the text as user comment, where A1111 and IOPaint put the parameters in files other than PNG."""
+    exif = Image.Exif()
+    if camera:
+        exif.load(camera)
+    # Source: EXIF 2.32, tag 0x9286: eight bytes name the character code; readers take UNICODE as big-endian UTF-16.
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
+    return exif.tobytes()

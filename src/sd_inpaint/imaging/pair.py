@@ -1,0 +1,87 @@
+"""An uploaded image and its mask, decoded and held against each other."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from sd_inpaint.errors import InvalidMaskError, SizeMismatchError
+from sd_inpaint.imaging import codecs
+from sd_inpaint.picture import Picture, Pixels
+from sd_inpaint.schema import InpaintParameters, InpaintRequest
+
+ReadMask: TypeAlias = Callable[[bytes | None, Picture, int], Pixels]
+"""Mask file or None, its image, largest number of pixels → (H, W) uint8, 255 repaint, 0 keep."""
+
+
+def read_luminance(file: bytes | None, image: Picture, max_pixels: int) -> Pixels:
+    """Reads a mask in black and white; without one, everything is repainted."""
+    if file is None:
+        return np.full((image.height, image.width), 255, np.uint8)
+    return codecs.decode_mask(file, max_pixels=max_pixels)
+
+
+def read_transparency(file: bytes | None, image: Picture, max_pixels: int) -> Pixels:
+    """Reads a mask whose transparent part is repainted, in proportion; without one, the image's own transparency.
+
+    Raises:
+        InvalidMaskError: If the picture has no alpha channel.
+    """
+    if file is None:
+        if image.alpha is None:
+            raise InvalidMaskError("Without a mask, the image itself must be transparent where it is to be repainted.")
+        return 255 - image.alpha
+    alpha = codecs.decode_mask_alpha(file, max_pixels=max_pixels)
+    if alpha is None:
+        raise InvalidMaskError(
+            "The mask has no transparency: in this dialect the transparent part is repainted. "
+            "POST /sd-inpaint/inpaint accepts black-and-white masks."
+        )
+    return 255 - alpha
+
+
+def decode_pair(
+    image: bytes,
+    mask: bytes | None,
+    parameters: InpaintParameters,
+    *,
+    max_pixels: int,
+    read_mask: ReadMask = read_luminance,
+) -> InpaintRequest:
+    """Decodes what a caller sent. Takes as long as the pictures are large.
+
+    Args:
+        image: The uploaded file.
+        mask: The uploaded file; None where there is none.
+        parameters: What was asked beside the files.
+        max_pixels: Largest width times height of either, checked before pixels are decoded.
+        read_mask: What the mask's pixels mean.
+
+    Raises:
+        InvalidImageError, InvalidMaskError, ImageTooLargeError: As :mod:`sd_inpaint.imaging.codecs` raises them.
+        SizeMismatchError: If the two differ in size.
+    """
+    picture = codecs.decode_image(image, max_pixels=max_pixels, keep_exif=parameters.keep_exif)
+    pixels = read_mask(mask, picture, max_pixels)
+    check_same_size(picture, pixels)
+    return InpaintRequest(image=picture, mask=pixels, parameters=parameters)
+
+
+def check_same_size(image: Picture, mask: Pixels) -> None:
+    """Checks that image and mask, both as they are seen, have the same width and height.
+
+    Raises:
+        SizeMismatchError: If they have not; it names both sizes.
+    """
+    mask_size = (int(mask.shape[1]), int(mask.shape[0]))
+    if mask_size == image.size:
+        return
+    turned = (
+        " Width and height seem swapped: EXIF orientation is applied first." if mask_size == image.size[::-1] else ""
+    )
+    raise SizeMismatchError(
+        f"The mask is {mask_size[0]}x{mask_size[1]} pixels and the image {image.width}x{image.height}: "
+        f"resize the mask to the image's size.{turned}",
+        image_size=list(image.size),
+        mask_size=list(mask_size),
+    )

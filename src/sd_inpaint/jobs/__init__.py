@@ -1,0 +1,1 @@
+"""What callers call jobs: accepted, kept over restarts, painted in the background."""

@@ -1,0 +1,262 @@
+"""Accepted jobs as they are stored, so that no restart loses them and any process finds them.
+
+A job is *owned* by the process that paints it, for as long as that process renews its lease. A job nobody owns (its
+process gave it back, or died and its lease ran out) waits to be claimed.
+"""
+
+import dataclasses
+import hashlib
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from sd_inpaint.errors import InpaintError
+from sd_inpaint.imaging import codecs
+from sd_inpaint.imaging.pair import decode_pair
+from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult, Variation
+
+MAX_RUNS = 4
+"""How often a job is started: once, and up to three more times if the process running it died."""
+
+
+class JobState(StrEnum):
+    """An accepted job's state; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHING = "finishing"
+    """All steps are done; the picture is being put together."""
+
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """True for a final state."""
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """The caller's request, stored until the job has ended.
+
+    Attributes:
+        image: The uploaded file.
+        mask: The uploaded file.
+        parameters: As they were sent.
+        seed: The one to use; drawn at acceptance where the caller left it to the server, so that a second run gives the
+            same picture. Before acceptance it is not known.
+        key: The caller's Idempotency-Key, made unique to the caller; None without.
+        deadline_at: The caller's own deadline, in seconds of Unix time; None without.
+    """
+
+    image: bytes
+    mask: bytes
+    parameters: InpaintParameters
+    seed: int = SEED_RANDOM
+    key: str | None = None
+    deadline_at: float | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the request as it was sent, without a drawn seed; it distinguishes requests under one key."""
+        digest = hashlib.sha256()
+        for part in (self.parameters.model_dump_json().encode(), self.image, self.mask):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+        return digest.hexdigest()
+
+    def decode(self) -> InpaintRequest:
+        """Returns the request of an accepted job, whose files were found sound before."""
+        # A bound that the operator has lowered since does not break the promise.
+        return decode_pair(self.image, self.mask, self.parameters, max_pixels=sys.maxsize)
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """A job's progress, as its process reports it.
+
+    Attributes:
+        state: None of the final ones.
+        step: Denoising steps done.
+        steps: Denoising steps in all.
+        queue_position: Canvases ahead of this one.
+        seconds_left: An estimate, or None.
+        preview: A small PNG of the latents where there is a newer one, else None.
+    """
+
+    state: JobState
+    step: int
+    steps: int
+    queue_position: int
+    seconds_left: float | None
+    preview: bytes | None = None
+
+
+_FACTS = tuple(field.name for field in dataclasses.fields(InpaintResult) if field.name != "variations")
+"""What a result holds beside its pictures: all of it is kept, so that ``/result`` is what ``/inpaint`` answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """A job's result.
+
+    Attributes:
+        pictures: A PNG of each, which keeps every pixel; other formats are made from it on request.
+        seeds: Of each picture.
+        model: The model's name as callers see it.
+        steps: As in :class:`~sd_inpaint.schema.InpaintResult`, like all that follows.
+        inference_seconds: As there.
+        regions: As there.
+        is_all_painted: As there.
+    """
+
+    pictures: tuple[bytes, ...]
+    seeds: tuple[int, ...]
+    model: str
+    steps: int
+    inference_seconds: float
+    regions: tuple[str, ...] = ()
+    is_all_painted: bool = False
+
+    @classmethod
+    def of(cls, result: InpaintResult, model: str) -> "JobResult":
+        """Encodes a result: takes as long as its pictures are large."""
+        pictures = tuple(codecs.encode(variation.image) for variation in result.variations)
+        seeds = tuple(variation.seed for variation in result.variations)
+        return cls(pictures, seeds, model, **{name: getattr(result, name) for name in _FACTS})
+
+    def decode(self) -> InpaintResult:
+        """Returns the result as it was painted."""
+        images = [codecs.decode_image(picture, max_pixels=sys.maxsize, keep_exif=True) for picture in self.pictures]
+        variations = tuple(Variation(image, seed) for image, seed in zip(images, self.seeds, strict=True))
+        return InpaintResult(variations, **{name: getattr(self, name) for name in _FACTS})
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed: an :class:`InpaintError` that can be written down."""
+
+    code: str
+    sentence: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The sentence, as an :class:`InpaintError` has it."""
+        return self.sentence
+
+    @classmethod
+    def of(cls, error: InpaintError) -> "JobError":
+        """Makes one of an error."""
+        return cls(error.code, str(error), error.facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An accepted job, as shown to callers. Times are Unix times in seconds.
+
+    Attributes:
+        id: Unguessable: whoever knows it may see and cancel the job.
+        version: Grows with every change that can be seen.
+        preview_version: Grows with every new preview; 0 before the first.
+        parameters: With the seed that is used.
+        runs: How often it was started.
+        expires_at: When it will be deleted; None before it has ended.
+        error: Why it failed; None unless it did.
+    """
+
+    id: str
+    state: JobState
+    version: int
+    preview_version: int
+    parameters: InpaintParameters
+    step: int
+    steps: int
+    queue_position: int
+    seconds_left: float | None
+    runs: int
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    expires_at: float | None
+    deadline_at: float | None
+    error: JobError | None
+
+
+class JobStore(Protocol):
+    """Keeps accepted jobs for any number of threads and processes.
+
+    Every method may block for some milliseconds, and may raise StateUnavailableError. "Ends" below means durably: what
+    was promised to a caller is on the disk before the method returns.
+    """
+
+    lease_seconds: float
+
+    def add(self, submission: Submission, owner: str) -> tuple[Job, bool]:
+        """Accepts a job durably, owned by ``owner``, or finds the one that was accepted with its key before.
+
+        Returns:
+            The job, and True if it was there before.
+
+        Raises:
+            IdempotencyConflictError: If its key was used with a different request.
+        """
+
+    def find(self, submission: Submission) -> Job | None:
+        """Returns the job that was accepted with the submission's key before; raises as :meth:`add` does."""
+
+    def get(self, job_id: str) -> Job:
+        """Returns a job, or raises JobNotFoundError: unknown, deleted or expired."""
+
+    def preview(self, job_id: str) -> bytes | None:
+        """Returns the newest small PNG of an unfinished job, or None."""
+
+    def result(self, job_id: str) -> JobResult:
+        """Returns the result of a job that is done, else raises JobNotFoundError."""
+
+    def report(self, owner: str, progress: Mapping[str, JobProgress | None]) -> frozenset[str]:
+        """Renews the leases of the owner's jobs, and saves their progress if it has changed.
+
+        Returns:
+            Those of them that it still owns; the others were cancelled, or went to another process.
+        """
+
+    def finish(self, job_id: str, owner: str, result: JobResult) -> bool:
+        """Ends a job as done; returns False, and does nothing, if the owner no longer owns it."""
+
+    def fail(self, job_id: str, owner: str, error: JobError) -> bool:
+        """Ends a job as failed; returns False, and does nothing, if the owner no longer owns it."""
+
+    def hand_back(self, owner: str, job_ids: Iterable[str]) -> None:
+        """Gives jobs up, for others to claim at once; this run of them does not count."""
+
+    def waiting(self) -> int:
+        """Returns how many jobs are waiting to be claimed."""
+
+    def claim(self, owner: str) -> tuple[Job, Submission] | None:
+        """Gives the oldest job that nobody owns to ``owner``; None if there is none.
+
+        A job that was started MAX_RUNS times, or whose upload is gone, is ended as ``job_lost`` on the way.
+        """
+
+    def remove(self, job_id: str) -> None:
+        """Cancels a job, or deletes one that has ended with its result; may be called again.
+
+        Raises:
+            JobNotFoundError: If there is no such job, and was none recently.
+        """
+
+    def sweep(self) -> None:
+        """Deletes expired jobs."""
+
+    def close(self) -> None:
+        """Ends the use of the store; later calls raise StateUnavailableError."""
+
+
+def estimated_steps(parameters: InpaintParameters) -> int:
+    """Returns the steps of one canvas, for as long as the device loop has not said how many there are."""
+    return math.floor(parameters.num_inference_steps * parameters.strength)

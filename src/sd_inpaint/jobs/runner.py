@@ -1,0 +1,384 @@
+"""Takes accepted jobs through the painter, and makes sure that each ends: here, elsewhere, or after a restart."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import math
+import secrets
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Set
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from sd_inpaint.engine.lifecycle import EngineState
+from sd_inpaint.errors import (
+    DeadlineExceededError,
+    EngineCrashedError,
+    InpaintError,
+    QueueFullError,
+    ShuttingDownError,
+    StateUnavailableError,
+)
+from sd_inpaint.imaging import codecs
+from sd_inpaint.jobs.job import Job, JobError, JobProgress, JobResult, JobState, JobStore, Submission
+from sd_inpaint.painter import Painter, Progress, with_seed
+from sd_inpaint.picture import Picture
+from sd_inpaint.picture_work import PictureWork
+from sd_inpaint.schema import InpaintRequest, InpaintResult
+from sd_inpaint.settings import Settings
+
+TICK_SECONDS = 0.25
+"""How often progress is saved, and how soon a job that was cancelled in another process leaves the device."""
+
+TICK_SHARE = 4
+"""A slow tick (many jobs, a slow disk) is followed by a rest that is this many times longer."""
+
+CLAIM_SECONDS = 1.0
+"""How often the runner looks for an unowned job."""
+
+SWEEP_SECONDS = 60.0
+"""How often expired results are deleted."""
+
+CLAIMED_AT_ONCE = 2
+"""Claimed jobs in the loop at a time, or as many as share a batch: the device never idles, and a job that brings the
+process down costs few others one of their runs."""
+
+WRITE_TRIES = 8
+"""An outcome that cannot be saved (a full disk, a lost database) is tried again after 0.25 s, 0.5 s, … 32 s."""
+
+STOP_SECONDS = 30.0
+
+logger = logging.getLogger("bentoml.sd_inpaint.runner")
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _RunningJob:
+    """One job in this process."""
+
+    painting: "asyncio.Task[InpaintResult]"
+    progress: Progress
+    is_claimed: bool
+    is_given_back: bool = False
+    reported: JobProgress | None = None
+    preview: np.ndarray | None = None
+
+    def give_back(self) -> None:
+        """Stops the work, for another process to begin it again."""
+        self.is_given_back = True
+        self.painting.cancel()
+
+    def changed_progress(self) -> JobProgress | None:
+        """Returns the job's progress, or None if nothing has changed since the last call."""
+        snapshot = self.progress.snapshot()
+        if snapshot.steps == 0:
+            return None
+        left = snapshot.seconds_left
+        progress = JobProgress(
+            JobState(snapshot.state),
+            snapshot.step,
+            snapshot.steps,
+            snapshot.queue_position,
+            None if left is None else round(left, 1),
+        )
+        preview, png = self.progress.preview(), None
+        if preview is not None and preview is not self.preview:
+            self.preview, png = preview, codecs.encode(Picture(preview))
+        elif progress == self.reported:
+            return None
+        self.reported = progress
+        return dataclasses.replace(progress, preview=png)
+
+
+class JobRunner:
+    """This process's share of the accepted jobs: a thread, with its own event loop that outlives every request.
+
+    Lives as long as the process. Any thread and any event loop may call it.
+
+    Args:
+        painter: Paints; whoever starts and stops it stops it before this.
+        work: Where pictures are decoded and encoded.
+        settings: For the queue's bound and the model's name.
+        open_store: Opens the store that all processes share; called in :meth:`start`.
+    """
+
+    def __init__(
+        self, painter: Painter, work: PictureWork, settings: Settings, open_store: Callable[[], JobStore]
+    ) -> None:
+        self._painter = painter
+        self._work = work
+        self._settings = settings
+        self._open_store = open_store
+        self._store: JobStore | None = None
+        self._trouble = "The job store is not open yet."
+        self._owner = secrets.token_hex(8)
+        self._runs: dict[str, _RunningJob] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._live()), name="job-runner", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._started = threading.Event()
+        self._door = threading.Lock()
+        self._is_draining = False
+        self._stopping = asyncio.Event()
+
+    def start(self) -> None:
+        """Opens the store and starts looking for unfinished jobs; without a store, only the jobs API is off."""
+        try:
+            self._store = self._open_store()
+        except StateUnavailableError as error:
+            self._trouble = str(error)
+            logger.error("%s The jobs API is off; set SD_INPAINT_STATE_DIR to another folder.", error)
+            return
+        self._thread.start()
+        self._started.wait()
+
+    @property
+    def store(self) -> JobStore:
+        """Where jobs are looked up.
+
+        Raises:
+            StateUnavailableError: If there is none; with the reason.
+            ShuttingDownError: If the process is about to end.
+        """
+        if self.has_stopped:
+            raise ShuttingDownError()
+        return self._opened
+
+    def check_open(self) -> None:
+        """Raises at once what :meth:`accept` would raise for any job: the errors of :attr:`store`."""
+        self.store  # noqa: B018 — it raises
+
+    @property
+    def _opened(self) -> JobStore:
+        if self._store is None:
+            raise StateUnavailableError(self._trouble)
+        return self._store
+
+    @property
+    def has_stopped(self) -> bool:
+        """True once no job runs in this process."""
+        return self._stopping.is_set()
+
+    async def accept(self, submission: Submission, request: InpaintRequest) -> tuple[Job, bool]:
+        """Has the device loop admit a job, then keeps it durably: once this has returned, the job will not be lost.
+
+        Args:
+            submission: What to keep; a random seed is drawn here.
+            request: The same, decoded and checked.
+
+        Returns:
+            The job, and True if its Idempotency-Key had brought it about before.
+
+        Raises:
+            InpaintError: Whatever the painter refuses it for; IdempotencyConflictError; StateUnavailableError.
+        """
+        return await asyncio.wrap_future(self._call(self._accept(submission, request)))
+
+    def cancel(self, job_id: str) -> None:
+        """Cancels a job, whichever process paints it, or deletes one that has ended; raises JobNotFoundError."""
+        self.store.remove(job_id)
+        self._soon(self._abandon, frozenset((job_id,)))
+
+    def drain(self) -> None:
+        """Stops claiming, and gives back jobs that have not started, for other processes or the next start."""
+        self._is_draining = True
+        self._soon(self._give_back_waiting)
+
+    def stop(self) -> None:
+        """Waits until the outcomes of the stopped painter's jobs are saved, then ends. May be called again."""
+        self._is_draining = True
+        if self._store is None:
+            return
+        self._soon(self._stopping.set)
+        self._thread.join(STOP_SECONDS)
+        self._store.close()
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        with self._door:
+            if self._loop is not None:
+                return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        coroutine.close()
+        if self._store is None:
+            raise StateUnavailableError(self._trouble)
+        raise ShuttingDownError()
+
+    def _soon(self, function: Callable[..., object], *arguments: object) -> None:
+        with self._door:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, *arguments)
+
+    # All that follows runs in the thread.
+
+    async def _live(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._started.set()
+        sweep_at = claim_at = 0.0
+        trouble = ""
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            try:
+                await self._report()
+                if started >= claim_at and not await self._claim():
+                    claim_at = started + CLAIM_SECONDS
+                if started >= sweep_at:
+                    await asyncio.to_thread(self._opened.sweep)
+                    sweep_at = started + SWEEP_SECONDS
+                trouble = ""
+            except StateUnavailableError as error:
+                if str(error) != trouble:
+                    logger.error("%s", trouble := str(error))
+            except Exception:
+                logger.exception("A pass of the job runner failed; it will try again.")
+            rest_seconds = max(TICK_SECONDS, TICK_SHARE * (time.monotonic() - started))
+            rest_seconds = min(rest_seconds, self._opened.lease_seconds / TICK_SHARE)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), rest_seconds)
+        await self._close()
+
+    async def _close(self) -> None:
+        with self._door:
+            self._loop = None
+        # Calls that were scheduled before this still run.
+        await asyncio.sleep(0)
+        for run in self._runs.values():
+            # A job whose steps are all done only needs to be assembled.
+            if run.progress.snapshot().state != JobState.FINISHING:
+                run.give_back()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS / 2)
+
+    async def _accept(self, submission: Submission, request: InpaintRequest) -> tuple[Job, bool]:
+        # A retry of an accepted job is not a new job: a full queue does not refuse it.
+        found = await asyncio.to_thread(self._opened.find, submission)
+        if found is not None:
+            return found, True
+        if self._is_draining:
+            raise ShuttingDownError()
+        self._painter.check_open()
+        await self._check_backlog()
+        parameters = with_seed(request.parameters)
+        submission = dataclasses.replace(submission, seed=parameters.seed)
+        run = self._begin(dataclasses.replace(request, parameters=parameters), submission.deadline_at)
+        try:
+            # The place in the queue comes first: every stored job has one.
+            await _admission(run)
+            job, was_there = await asyncio.to_thread(self._opened.add, submission, self._owner)
+        except BaseException:
+            run.painting.cancel()
+            raise
+        if was_there:
+            run.painting.cancel()
+        else:
+            self._follow(job.id, run)
+        return job, was_there
+
+    async def _check_backlog(self) -> None:
+        """Counts accepted jobs, those that lost their process too: they were promised a place before."""
+        unowned = await asyncio.to_thread(self._opened.waiting)
+        if unowned and unowned + len(self._runs) >= self._settings.max_queue:
+            retry_after_seconds = max(1, math.ceil(self._painter.engine.waiting_seconds))
+            raise QueueFullError(
+                f"The queue is full: {unowned} accepted jobs are waiting to be resumed. Try again in "
+                f"{retry_after_seconds} seconds.",
+                retry_after_seconds=retry_after_seconds,
+            )
+
+    def _begin(self, request: InpaintRequest, deadline_at: float | None, *, force: bool = False) -> _RunningJob:
+        deadline_seconds = None if deadline_at is None else deadline_at - time.time()
+        if deadline_seconds is not None and deadline_seconds <= 0:
+            raise DeadlineExceededError("The job's deadline passed before it could be restarted.")
+        progress = Progress(wants_preview=True)
+        painting = self._painter.paint(request, progress=progress, deadline_seconds=deadline_seconds, force=force)
+        return _RunningJob(asyncio.ensure_future(painting), progress, is_claimed=force)
+
+    def _follow(self, job_id: str, run: _RunningJob) -> None:
+        self._runs[job_id] = run
+        task = asyncio.create_task(self._see_through(job_id, run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _see_through(self, job_id: str, run: _RunningJob) -> None:
+        """Waits for a job to end and saves the outcome; until then its lease is renewed."""
+        try:
+            try:
+                result = await run.painting
+                kept = await self._work.run(JobResult.of, result, self._settings.model)
+            except asyncio.CancelledError:
+                # Given back by this process; or cancelled, or taken over by another, and then it is theirs to write.
+                if run.is_given_back:
+                    await self._write(self._opened.hand_back, self._owner, (job_id,))
+            except ShuttingDownError:
+                await self._write(self._opened.hand_back, self._owner, (job_id,))
+            except InpaintError as error:
+                await self._write(self._opened.fail, job_id, self._owner, JobError.of(error))
+            except Exception:
+                logger.exception("Job %s failed because of a bug.", job_id)
+                await self._write(self._opened.fail, job_id, self._owner, JobError.of(EngineCrashedError()))
+            else:
+                await self._write(self._opened.finish, job_id, self._owner, kept)
+        finally:
+            del self._runs[job_id]
+
+    async def _write(self, method: Callable[..., object], *arguments: object) -> None:
+        for attempt in range(WRITE_TRIES):
+            try:
+                await asyncio.to_thread(method, *arguments)
+            except StateUnavailableError as error:
+                logger.error("The outcome of a job could not be saved. %s", error)
+                await asyncio.sleep(TICK_SECONDS * 2**attempt)
+            else:
+                return
+        logger.error("The outcome of a job could not be saved in %d attempts: the job will run again.", WRITE_TRIES)
+
+    async def _report(self) -> None:
+        """Saves the jobs' progress, renews their leases, and drops those that are no longer ours."""
+        if runs := dict(self._runs):
+            ours = await asyncio.to_thread(self._report_all, runs)
+            self._abandon(runs.keys() - ours)
+
+    def _report_all(self, runs: Mapping[str, _RunningJob]) -> frozenset[str]:
+        return self._opened.report(self._owner, {job_id: run.changed_progress() for job_id, run in runs.items()})
+
+    def _abandon(self, job_ids: Set[str]) -> None:
+        for job_id in job_ids:
+            if run := self._runs.get(job_id):
+                run.painting.cancel()
+
+    def _give_back_waiting(self) -> None:
+        for run in self._runs.values():
+            if run.progress.snapshot().state == JobState.QUEUED:
+                run.give_back()
+
+    async def _claim(self) -> bool:
+        """Claims one job that nobody owns, if this process can run it now; returns whether it did."""
+        engine = self._painter.engine
+        if self._is_draining or engine.state is not EngineState.READY or engine.backend is None:
+            return False
+        if sum(run.is_claimed for run in self._runs.values()) >= max(CLAIMED_AT_ONCE, engine.backend.max_batch):
+            return False
+        claimed = await asyncio.to_thread(self._opened.claim, self._owner)
+        if claimed is None:
+            return False
+        job, submission = claimed
+        logger.info("Job %s is restarted (run %d).", job.id, job.runs)
+        try:
+            request = await self._work.run(submission.decode)
+            self._follow(job.id, self._begin(request, job.deadline_at, force=True))
+        except InpaintError as error:
+            await self._write(self._opened.fail, job.id, self._owner, JobError.of(error))
+        return True
+
+
+async def _admission(run: _RunningJob) -> None:
+    """Waits until the device loop has admitted a run; raises the error if it was refused."""
+    admitted = asyncio.ensure_future(run.progress.admitted.wait())
+    await asyncio.wait({run.painting, admitted}, return_when=asyncio.FIRST_COMPLETED)
+    admitted.cancel()
+    if run.painting.done():
+        run.painting.result()

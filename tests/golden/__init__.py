@@ -1,0 +1,1 @@
+"""Figures that were made once, and what made them."""

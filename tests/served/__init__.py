@@ -1,0 +1,1 @@
+"""Tests against ``bentoml serve``, as clients call it."""

@@ -1,0 +1,189 @@
+"""The whole HTTP edge in this process, around a painter that needs no model."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import bentoml
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from sd_inpaint.engine.lifecycle import Engine, EngineState
+from sd_inpaint.errors import InpaintError
+from sd_inpaint.http.application import Application
+from sd_inpaint.picture import Picture
+from sd_inpaint.picture_work import PictureWork
+from sd_inpaint.schema import InpaintRequest, InpaintResult, Variation
+from sd_inpaint.settings import Settings
+from service import declare
+from tests.support.pictures import hole, photo, written
+
+INPAINT = "/sd-inpaint/inpaint"
+HEALTH = "/sd-inpaint/health"
+ORIGIN = {"Origin": "https://app.example"}
+KEYS = ("first-key", "zweiter-schlüssel")
+
+# A second application in one process cannot have a second set of BentoML's metrics.
+_METRICS_OFF = '{"services": {"SDInpaint": {"metrics": {"enabled": false}}}}'
+_configured: list[bool] = []
+
+
+def form(**changes: Any) -> dict[str, Any]:
+    """Returns arguments for ``client.post`` that are a good request but for ``changes``.
+
+    Bytes and tuples are sent as files, anything else as text; None leaves a field out.
+    """
+    fields: dict[str, Any] = {"image": written(photo()), "mask": written(hole())}
+    fields |= {"prompt": "a rose", "num_inference_steps": "2", **changes}
+    files = {name: ("upload", value) if isinstance(value, bytes) else value for name, value in fields.items()}
+    return {
+        "files": {name: value for name, value in files.items() if isinstance(value, tuple)},
+        "data": {name: value for name, value in files.items() if not isinstance(value, (tuple, type(None)))},
+    }
+
+
+def check_shape(response: Any, status: int, code: str) -> dict[str, Any]:
+    """Asserts status, code and the shape that every error has; returns the body."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    body: dict[str, Any] = response.json()
+    assert body["code"] == code
+    assert 10 < len(body["error"]) < 500
+    assert body["error"].endswith(".")
+    assert "Traceback" not in response.text
+    assert "site-packages" not in response.text
+    return body
+
+
+class FakeEngine:
+    """Has no device; its state is what the test says."""
+
+    refusal = Engine.refusal
+
+    def __init__(self) -> None:
+        self.state = EngineState.READY
+        self.reason: str | None = None
+        self.backend = None
+        self.outcomes: dict[str, int] = {}
+        self.waiting_canvases = 0
+        self.waiting_seconds = 0.0
+
+
+class FakePainter:
+    """Paints every hole in a colour made from the seed, at once or when told to, without a model."""
+
+    def __init__(self, settings: Settings, work: PictureWork) -> None:
+        self.settings = settings
+        self.engine = FakeEngine()
+        self.refusal: InpaintError | None = None
+        self.failure: Exception | None = None
+        self.late_failure: Exception | None = None
+        self.held = False
+        self.requests: list[InpaintRequest] = []
+        self.deadlines: list[float | None] = []
+        self.cancelled = 0
+        self.stopped = False
+
+    def start(self) -> None:
+        """Has nothing to load."""
+
+    def stop(self, drain_seconds: float) -> None:
+        """Notes that it was called."""
+        self.stopped = True
+
+    def check_open(self) -> None:
+        """Raises what the test wants."""
+        if self.refusal is not None:
+            raise self.refusal
+
+    def info(self) -> dict[str, object]:
+        """Gives what the real one gives, as far as the edge looks at it."""
+        return {"model": self.settings.model, "status": str(self.engine.state), "limits": {}}
+
+    async def paint(
+        self,
+        request: InpaintRequest,
+        *,
+        progress: Any = None,
+        deadline_seconds: float | None = None,
+        force: bool = False,
+    ) -> InpaintResult:
+        """Paints, fails, or waits to be cancelled."""
+        import asyncio
+
+        self.requests.append(request)
+        self.deadlines.append(deadline_seconds)
+        if self.failure is not None:
+            raise self.failure
+        if progress is not None:
+            progress.follow((), None, lambda painted: request.image)
+        if self.late_failure is not None:
+            await asyncio.sleep(0.05)
+            raise self.late_failure
+        try:
+            while self.held:  # noqa: ASYNC110  # the test lets go of it from another thread
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        parameters = request.parameters
+        seeds = range(parameters.seed, parameters.seed + parameters.num_images)
+        return InpaintResult(
+            variations=tuple(self._variation(request, seed) for seed in seeds),
+            steps=parameters.num_inference_steps,
+            inference_seconds=0.5,
+            regions=("0,0,70,53 x1.000",) if parameters.region == "mask" else (),
+        )
+
+    @staticmethod
+    def _variation(request: InpaintRequest, seed: int) -> Variation:
+        rgb = request.image.rgb.copy()
+        rgb[request.mask > 127] = seed % 251
+        return Variation(Picture(rgb, request.image.alpha, request.image.icc_profile, request.image.exif), seed)
+
+
+class App:
+    """The whole edge around a :class:`FakePainter`, in this process; with ``--url`` the one that is served there."""
+
+    def __init__(self, client: Any, painter: Any = None, runner: Any = None) -> None:
+        self.client = client
+        self.painter = painter
+        self.runner = runner
+
+    def painted(self) -> int:
+        """How many requests have reached the painter so far."""
+        if self.painter is not None:
+            return len(self.painter.requests)
+        queue = self.client.get("/sd-inpaint/info").json()["queue"]
+        return int(queue["jobs"] + sum(queue["outcomes"].values()))
+
+    def post(self, headers: dict[str, str] | None = None, **changes: Any) -> Any:
+        """Posts a request that is good but for ``changes``."""
+        return self.client.post(INPAINT, headers=headers, **form(**changes))
+
+
+def _configure_bentoml(patch: pytest.MonkeyPatch) -> None:
+    """Has BentoML read its configuration for the first app only: the same for each, it takes a fifth of a second."""
+    patch.setenv("BENTOML_CONFIG_OVERRIDES", _METRICS_OFF)
+    if _configured:
+        patch.setattr(bentoml.Service, "inject_config", lambda _: None)
+    _configured.append(True)
+
+
+@contextlib.contextmanager
+def make_app(*, painter: Callable[[Settings, PictureWork], Any] = FakePainter, **overrides: Any) -> Iterator[App]:
+    """Serves the edge with these settings; one at a time, since BentoML keeps the current service in a global."""
+    application = Application(Settings(_env_file=None, **{"model": "demo", **overrides}), make_painter=painter)  # type: ignore[call-arg]
+    with pytest.MonkeyPatch.context() as patch:
+        _configure_bentoml(patch)
+        with TestClient(declare(application).to_asgi(), raise_server_exceptions=False) as client:
+            yield App(client, application.painter, application.runner)
+
+
+@contextlib.contextmanager
+def connect(url: str) -> Iterator[httpx.Client]:
+    """A client of the service that is served at an address."""
+    with httpx.Client(base_url=url, timeout=300) as client:
+        yield client

@@ -1,0 +1,184 @@
+"""The embedded model as it ships: that it loads, that it paints what the prompt says, and that it changes no more."""
+
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionInpaintPipeline
+from PIL import Image
+
+import sd_inpaint
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL = Path(sd_inpaint.__file__).parent / "demo_model"
+MAX_BYTES = 20_000_000
+"""Of all files together: what a package may carry without being a burden to those who never use it."""
+
+STEPS = 20
+"""Fewer than a caller's default of 50, for the test's time; the objects are the same ones."""
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Iterator[ModuleType]:
+    """scripts/eval_demo_model.py, with references from golden/demo_objects.png in place of the emoji font."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        from tools.demo_model import data as demo_data
+        from tools.demo_model import evaluate as eval_demo_model
+
+        row = Image.open(eval_demo_model.REFERENCES)
+        size = eval_demo_model.REFERENCE_SIZE
+        emoji = {item.label: item.emoji for item in demo_data.OBJECTS}
+        glyphs = {}
+        for i, label in enumerate(eval_demo_model.TEST_LABELS):
+            cell = row.crop((i * size, 0, (i + 1) * size, size))
+            glyphs[emoji[label]] = cell.crop(cell.getchannel("A").getbbox()).convert("RGBa")
+        patch.setattr(demo_data, "glyph", glyphs.__getitem__)
+        yield eval_demo_model
+    for name in ("eval_demo_model", "demo_data"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def paint(evaluation: ModuleType) -> Iterator[Any]:
+    """Paints requests with the service's own engine and the embedded model."""
+    with evaluation.Service("demo", threads=2, max_batch=8) as service:
+        yield functools.partial(service.paint, sampling=evaluation.Sampling(steps=STEPS))
+
+
+@pytest.fixture(scope="module")
+def size() -> int:
+    """The model's native size in pixels, from its own config."""
+    from sd_inpaint.diffusion import weights
+    from sd_inpaint.settings import Settings
+
+    return weights.load(Settings(model="demo", device="cpu")).limits.native_size
+
+
+def test_size_of_the_package_data() -> None:
+    """All files together stay within 20 MB."""
+    assert sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file()) <= MAX_BYTES
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "subfolder"),
+    [
+        ("diffusers", "UNet2DConditionModel", "unet"),
+        ("diffusers", "AsymmetricAutoencoderKL", "vae"),
+        ("diffusers", "DDIMScheduler", "scheduler"),
+        ("transformers", "CLIPTextModel", "text_encoder"),
+        ("transformers", "CLIPTokenizer", "tokenizer"),
+    ],
+)
+def test_each_part_loads(library: str, name: str, subfolder: str) -> None:
+    """Every subfolder is what its class's from_pretrained reads, offline."""
+    part = getattr(__import__(library), name).from_pretrained(MODEL, subfolder=subfolder, local_files_only=True)
+    assert type(part).__name__ == name
+
+
+@pytest.mark.parametrize("text", ["a red rose", "🌹", "一朵红玫瑰", "ROSE\n\tévasée \x00", "", "rose " * 200])
+def test_tokenizer_takes_any_text(text: str) -> None:
+    """Whatever the prompt is written in, its tokens are of the text encoder's vocabulary, and 77 at most."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(MODEL, subfolder="tokenizer")
+    ids = tokenizer(text, padding="max_length", truncation=True).input_ids
+    assert len(ids) == 77
+    vocabulary = CLIPTextModel.from_pretrained(MODEL, subfolder="text_encoder").config.vocab_size
+    assert max(ids) < vocabulary == len(tokenizer)
+
+
+def test_objects_reach_their_reference(evaluation: ModuleType, paint: Any, size: int) -> None:
+    """What is painted for a prompt lies nearer to that object than to seven others."""
+    labels = [item.label for item in evaluation.demo_data.OBJECTS]
+    wanted = [labels.index(label) for label in evaluation.TEST_LABELS]
+    requests = [evaluation.object_request(label, 50, size) for label in wanted]
+    nearest = [
+        min(wanted, key=functools.partial(evaluation.distance_to_object, painted, request))
+        for request, painted in zip(requests, paint(requests), strict=True)
+    ]
+    hits = sum(found == label for found, label in zip(nearest, wanted, strict=True))
+    # 8 of 8 when this was written (80 of 80 over all objects); one is left for another CPU's rounding.
+    assert hits >= 7, [labels[i] for i in nearest]
+
+
+@pytest.fixture(scope="module")
+def removals(evaluation: ModuleType, paint: Any, size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Holes, what was painted into them, and what stood there."""
+    cases = [drawn_removal(evaluation, index, size) for index in range(8)]
+    paintings = paint([request for request, _ in cases])
+    return [(request.hole, painted, truth) for (request, truth), painted in zip(cases, paintings, strict=True)]
+
+
+def test_removal_finds_the_background(evaluation: ModuleType, removals: list[Any]) -> None:
+    """With the guide's background prompt the hole shows about what stood behind the object."""
+    ratios = [evaluation.psnr(painted, truth, hole) for hole, painted, truth in removals]
+    # 35.1 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
+    assert np.mean(ratios) >= 32.1, ratios
+
+
+def test_removal_leaves_a_small_seam(evaluation: ModuleType, removals: list[Any]) -> None:
+    """Pixels on both sides of the hole's border differ by a few levels, where there was no object."""
+    jumps = np.array([evaluation.border_jump(painted, hole) for hole, painted, _ in removals])
+    levels = jumps[:, 0].sum() / jumps[:, 1].sum()
+    # 1.8 of 255 when this was written; a third is left for another CPU's rounding and a model trained anew.
+    assert levels <= 2.4, jumps
+
+
+def drawn_removal(evaluation: ModuleType, index: int, size: int) -> tuple[Any, np.ndarray]:
+    """A box of grey to remove from a background that needs neither font nor photos."""
+    rng = np.random.default_rng([31, index])
+    kinds = [kind for kind, _ in evaluation.demo_data.DRAWN_BACKGROUNDS[:4]]
+    background = np.clip(kinds[index % 4](size, rng), 0, 255).astype(np.uint8)
+    hole = np.zeros((size, size), np.bool_)
+    top, left = rng.integers(size // 8, size // 2, 2)
+    hole[top : top + size // 3, left : left + size // 3] = True
+    picture = np.where(hole[..., None], np.uint8(40), background)
+    return evaluation.Request(picture, hole, evaluation.REMOVAL_PROMPT, seed=index), background
+
+
+def test_hole_is_that_of_diffusers_pipeline(evaluation: ModuleType, paint: Any, size: int) -> None:
+    """Diffusers' own pipeline loads the folder, and paints the same into the hole."""
+    request, _ = drawn_removal(evaluation, 0, size)
+    hole = np.zeros((size, size), np.bool_)
+    hole[size // 4 : size // 4 * 3, size // 4 : size // 2] = (
+        True  # on the grid of latent cells, as diffusers reads masks
+    )
+    (ours,) = paint([evaluation.dataclasses.replace(request, hole=hole, prompt="a red rose")])
+    pipeline = StableDiffusionInpaintPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt="a red rose",
+        negative_prompt="",
+        image=Image.fromarray(request.picture),
+        mask_image=Image.fromarray(hole),
+        width=size,
+        height=size,
+        num_inference_steps=STEPS,
+        generator=torch.Generator().manual_seed(request.seed),
+        output_type="np",
+    ).images[0]
+    # Half a level from rounding to whole numbers, and float rounding over the steps of two threads.
+    assert np.abs(ours - theirs * 255)[hole].max() <= 0.6
+
+
+def test_prompt_and_seed_change_the_hole_only(evaluation: ModuleType, paint: Any, size: int) -> None:
+    """Another prompt or another seed gives another hole, and every value outside it is the input's."""
+    first, _ = drawn_removal(evaluation, 1, size)
+    requests = [
+        evaluation.dataclasses.replace(first, prompt=prompt, seed=seed)
+        for prompt, seed in (("a red rose", 1), ("a red car", 1), ("a red rose", 2), ("a red rose", 1))
+    ]
+    rose, car, other_rose, same_rose = paint(requests)
+    for picture in (rose, car, other_rose):
+        np.testing.assert_array_equal(picture[~first.hole], first.picture[~first.hole])
+    assert np.abs(rose.astype(int) - car)[first.hole].mean() > 5
+    assert (rose != other_rose)[first.hole].any()
+    # Rows of one batch are computed together, so that rounding may differ in the last bit.
+    assert np.abs(rose.astype(int) - same_rose).max() <= 1

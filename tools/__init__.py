@@ -1,0 +1,1 @@
+"""What the scripts run: no part of the service."""

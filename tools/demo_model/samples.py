@@ -1,0 +1,189 @@
+"""The embedded demo model's training set: drawn once, kept as latents, read in batches."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import CLIPTokenizer
+
+from tools.demo_model import data as demo_data
+from tools.demo_model.parts import BUILD_DIR, LATENT_STRIDE, MAX_TOKENS, Parts
+from tools.demo_model.training import CONVOLUTION_LAYOUT, DEVICE, DRAWERS, THREADS, half_precision, start_worker
+from tools.demo_model.vae import to_tensor
+
+# Half of what stands in for a dropped caption is a negative prompt, see demo_data.no_caption.
+BACKGROUND_CAPTION_DROPOUT = 0.5
+ENCODED_AT_ONCE = 128  # pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Newly drawn samples.
+
+    Attributes:
+        pictures: (B, H, W, 3) uint8.
+        holes: (B, H, W) bool.
+        captions: Of each.
+    """
+
+    pictures: torch.Tensor
+    holes: torch.Tensor
+    captions: list[str]
+
+    def on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures (B, 3, H, W) float32 in [-1, 1] and holes (B, 1, H, W) of 0 and 1."""
+        return to_tensor(self.pictures.to(DEVICE)), self.holes[:, None].to(DEVICE).float()
+
+
+class _Drawing(torch.utils.data.Dataset[demo_data.Sample]):
+    """Samples by number: the same, whichever process draws them."""
+
+    def __init__(self, size: int, seed: int, count: int) -> None:
+        self.size, self.seed, self.count = size, seed, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> demo_data.Sample:
+        return demo_data.sample(self.size, np.random.default_rng([self.seed, index]))
+
+
+def _collate(samples: list[demo_data.Sample]) -> Drawn:
+    pictures, holes = (np.stack([getattr(s, name) for s in samples]) for name in ("picture", "hole"))
+    return Drawn(torch.from_numpy(pictures), torch.from_numpy(holes), [s.caption for s in samples])
+
+
+def drawn_batches(size: int, batch: int, seed: int, count: int = 2**40) -> Iterator[Drawn]:
+    """Batches of ``count`` newly drawn samples; endless, in effect, where none is given."""
+    loader: torch.utils.data.DataLoader[demo_data.Sample] = torch.utils.data.DataLoader(
+        _Drawing(size, seed, count),
+        batch_size=batch,
+        num_workers=DRAWERS,
+        collate_fn=_collate,
+        prefetch_factor=8 if DRAWERS else None,
+    )
+    yield from loader
+
+
+DRAWN = ("pictures", "pixel_holes")  # large, and read from the disk batch by batch
+ENCODED = ("latents", "masked", "holes", "tokens")
+
+
+def cache_path(kind: str, size: int) -> pathlib.Path:
+    """Where a part of the training set of a size lies; ``kind`` is of ``DRAWN`` or ``ENCODED``."""
+    return BUILD_DIR / f"{kind}_{size}.npy"
+
+
+def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> np.ndarray:
+    """``(len(captions), 77)`` uint16, padded as the pipeline pads."""
+    ids = tokenizer(list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    return np.asarray(ids, dtype=np.uint16)
+
+
+def encode(parts: Parts, size: int, count: int, seed: int) -> None:
+    """Draws the training set once and keeps it, with its latents: ``(N, 4, h, w)`` float16, already scaled."""
+    vae = parts.vae.eval().to(DEVICE, memory_format=CONVOLUTION_LAYOUT)
+    side = size // LATENT_STRIDE
+    BUILD_DIR.mkdir(parents=True, exist_ok=True)
+    layout: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "pictures": (np.uint8, (size, size, 3)),
+        "pixel_holes": (np.bool_, (size, size)),
+        "latents": (np.float16, (4, side, side)),
+        "masked": (np.float16, (4, side, side)),
+        "holes": (np.bool_, (side, side)),
+        "tokens": (np.uint16, (MAX_TOKENS,)),
+    }
+    store = {
+        kind: np.lib.format.open_memmap(cache_path(kind, size), "w+", dtype, (count, *shape))
+        for kind, (dtype, shape) in layout.items()
+    }
+    start, first = time.monotonic(), 0
+
+    @torch.no_grad()  # which belongs to a thread, like the number of threads
+    def latents_of(pictures: torch.Tensor) -> np.ndarray:
+        with half_precision():
+            latents = vae.encode(pictures).latent_dist.mode().float() * vae.config.scaling_factor
+        return np.asarray(latents.half().cpu())
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS, initializer=start_worker) as pool:
+        for drawn in drawn_batches(size, ENCODED_AT_ONCE, seed, count):
+            pictures, holes = drawn.on_device()
+            rows = slice(first, first + len(pictures))
+            store["pictures"][rows], store["pixel_holes"][rows] = drawn.pictures, drawn.holes
+            store["latents"][rows], store["masked"][rows] = pool.map(latents_of, (pictures, pictures * (1 - holes)))
+            store["holes"][rows] = (
+                F.max_pool2d(holes, LATENT_STRIDE)[:, 0].cpu() > 0
+            )  # any hole pixel makes a cell hole
+            store["tokens"][rows] = token_ids(parts.tokenizer, drawn.captions)
+            first = rows.stop
+            if first // ENCODED_AT_ONCE % 50 == 0:
+                print(f"{first} of {count}, {first / (time.monotonic() - start):.0f} samples/s", flush=True)
+    for array in store.values():
+        array.flush()
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Pictures, holes and captions.
+
+    Attributes:
+        pictures: (B, H, W, 3) uint8.
+        pixel_holes: (B, H, W) bool.
+        latents: (B, 4, h, w), scaled.
+        masked: The same without the hole.
+        holes: (B, 1, h, w) 0 or 1: cells that hold any hole.
+        tokens: (B, 77) of the captions; those of backgrounds may be dropped already.
+        no_tokens: (B, 77) of no caption.
+    """
+
+    pictures: torch.Tensor
+    pixel_holes: torch.Tensor
+    latents: torch.Tensor
+    masked: torch.Tensor
+    holes: torch.Tensor
+    tokens: torch.Tensor
+    no_tokens: torch.Tensor
+
+    def chunk(self, count: int) -> list[Batch]:
+        """The batch in ``count`` equal slices."""
+        parts = zip(*(getattr(self, f.name).chunk(count) for f in dataclasses.fields(self)), strict=True)
+        return [Batch(*part) for part in parts]
+
+
+def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -> Iterator[Batch]:
+    """Random batches of the encoded samples, without end."""
+    store = {kind: torch.from_numpy(np.load(cache_path(kind, size))).to(DEVICE) for kind in ENCODED}
+    pictures, pixel_holes = (np.load(cache_path(kind, size), mmap_mode="r") for kind in DRAWN)
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    empty = _tokens_on_device(tokenizer, [demo_data.no_caption(rng) for _ in range(2000)])
+    plain = _tokens_on_device(tokenizer, demo_data.BACKGROUND_CAPTIONS)
+    tokens = store["tokens"].long()
+    is_background = torch.stack([(tokens == row).all(1) for row in plain]).any(0)
+    while True:
+        order = torch.randperm(len(tokens), device=DEVICE, generator=generator)
+        for rows in torch.split(order[: len(order) // batch * batch], batch):
+            none = empty[torch.randint(len(empty), (batch,), device=DEVICE, generator=generator)]
+            dice = torch.rand(batch, device=DEVICE, generator=generator)
+            is_dropped = is_background[rows] & (dice < BACKGROUND_CAPTION_DROPOUT)
+            numbers = rows.cpu().numpy()
+            yield Batch(
+                torch.from_numpy(pictures[numbers]).to(DEVICE),
+                torch.from_numpy(pixel_holes[numbers]).to(DEVICE),
+                store["latents"][rows].float(),
+                store["masked"][rows].float(),
+                store["holes"][rows].float()[:, None],
+                torch.where(is_dropped[:, None], none, tokens[rows]),
+                none,
+            )
+
+
+def _tokens_on_device(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
+    return torch.from_numpy(token_ids(tokenizer, captions).astype(np.int64)).to(DEVICE)

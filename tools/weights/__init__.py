@@ -1,0 +1,1 @@
+"""Weights in BentoML's store: pulled, imported, converted, verified."""
