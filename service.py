@@ -33,7 +33,9 @@ def declare(application: Application) -> bentoml.Service[Any]:
 
         def to_asgi(self, is_main: bool = True) -> Starlette:
             """Makes the application that is served."""
-            return application.surround(super().to_asgi(is_main))
+            app = super().to_asgi(is_main)
+            app.router.routes.insert(0, docs.docs_route(lambda: self.openapi_spec))
+            return application.surround(app)
 
         @property
         def openapi_spec(self) -> OpenAPISpecification:

@@ -12,6 +12,7 @@ os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 _cache = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = _cache.name
 
+import hypothesis
 import pytest
 
 from tests.support.edge import App, connect, make_app
@@ -23,6 +24,10 @@ pytest_plugins = (
     "tests.support.postgres_server",
     "tests.support.places",
 )
+
+
+hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None)
+"""For fuzz runs by hand: ``--hypothesis-profile=long``."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

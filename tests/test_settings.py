@@ -51,6 +51,10 @@ def test_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.Mo
         ("SD_INPAINT_DRAIN_SECONDS", "-1"),
         ("SD_INPAINT_SAFETY_CHECKER", "maybe"),
         ("SD_INPAINT_LOG_LEVEL", "loud"),
+        ("SD_INPAINT_ROOT_PATH", "paint"),
+        ("SD_INPAINT_ROOT_PATH", "http://example.org/paint"),
+        ("SD_INPAINT_ROOT_PATH", "//example.org"),
+        ("SD_INPAINT_ROOT_PATH", "/a/../b"),
     ],
 )
 def test_wrong_value_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -82,6 +86,13 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     """Origins and keys are given as a comma-separated list."""
     monkeypatch.setenv("SD_INPAINT_CORS_ORIGINS", "https://a.example, https://b.example")
     assert Settings.read(env_file=None).cors_origins == ("https://a.example", "https://b.example")
+
+
+@pytest.mark.parametrize(("value", "path"), [("", None), ("/", None), ("/paint", "/paint"), ("/a/b.c/", "/a/b.c/")])
+def test_root_path(monkeypatch: pytest.MonkeyPatch, value: str, path: str | None) -> None:
+    """A blank or a bare slash is no prefix."""
+    monkeypatch.setenv("SD_INPAINT_ROOT_PATH", value)
+    assert Settings.read(env_file=None).root_path == path
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -202,7 +202,7 @@ class Painter:
         mask, canvases = await self._work.run(_plan, request, loop.backend.limits)
         if not canvases:
             same = tuple(Variation(request.image, seed) for seed in seeds)
-            return InpaintResult(same, steps=0, inference_seconds=0.0)
+            return InpaintResult(same, steps=0, inference_seconds=0.0, brightest=int(mask.max()))
         # 2. Have the device loop take them all, or none.
         tasks = await self._work.run(_cut, canvases, request.image, mask, parameters, seeds)
         wants_preview = progress is not None and progress.wants_preview
@@ -226,6 +226,7 @@ class Painter:
             inference_seconds=sum(job.device_seconds for job in flat),
             regions=tuple(canvas.describe() for canvas in canvases),
             is_all_painted=parameters.strength == 1 and bool((mask == 255).all()),
+            brightest=int(mask.max()),
         )
 
     def _load(self) -> Backend[Any, Any]:

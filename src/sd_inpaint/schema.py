@@ -65,6 +65,30 @@ class SchedulerName(StrEnum):
     LCM = "lcm"
 
 
+class OutputFormat(StrEnum):
+    """The formats that a caller may name for a result."""
+
+    PNG = "png"
+    """The only one that keeps every pixel."""
+
+    WEBP = "webp"
+    JPEG = "jpeg"
+    AVIF = "avif"
+    JSON = "json"
+    """The pictures as PNG in base64."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "OutputFormat | None":
+        """Reads other spellings of the same formats, as file names have them."""
+        name = str(value).lower()
+        return next((each for each in cls if each == ("jpeg" if name == "jpg" else name)), None)
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether files of this format are smaller at a lower ``quality``."""
+        return self in (OutputFormat.WEBP, OutputFormat.JPEG, OutputFormat.AVIF)
+
+
 class InpaintParameters(BaseModel):
     """Everything a caller may set besides the image and the mask.
 
@@ -116,6 +140,12 @@ class InpaintParameters(BaseModel):
         default=0, ge=-256, le=256, description="Grow the white part by this many pixels; negative values shrink it."
     )
     mask_invert: bool = Field(default=False, description="Repaint the black part instead of the white one.")
+    output_format: OutputFormat | None = Field(
+        default=None, description="Format of the result, whatever the Accept header says; PNG keeps every pixel."
+    )
+    quality: int | None = Field(
+        default=None, ge=1, le=100, description="Quality of a lossy format (WebP, JPEG, AVIF): higher is larger."
+    )
 
     @field_validator("strength")
     @classmethod
@@ -166,6 +196,7 @@ class InpaintResult:
         inference_seconds: Time this request held the device.
         regions: The box and the scale of each canvas, for ``X-Region``.
         is_all_painted: Whether nothing of the caller's picture is left: all of the mask white, ``strength`` 1.
+        brightest: The highest level of the mask after ``mask_invert``, ``mask_grow`` and ``mask_blur``, 0 to 255.
     """
 
     variations: tuple[Variation, ...]
@@ -173,6 +204,7 @@ class InpaintResult:
     inference_seconds: float
     regions: tuple[str, ...] = ()
     is_all_painted: bool = False
+    brightest: int = 255
 
     @property
     def size(self) -> tuple[int, int]:

@@ -31,6 +31,8 @@ _POSTGRES_URL = re.compile(
 )
 """RFC 3986, as far as libpq reads it."""
 
+_PATH = re.compile(r"(?=.{1,256}$)(?:/(?!\.{1,2}(?:/|$))[\w.~@%+-]+)+/?", re.ASCII)
+
 
 class Settings(BaseSettings):
     """An operator's settings, read once at start. Immutable; any thread may read it."""
@@ -104,6 +106,9 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ("*",)
     """Origins that browsers may call from, comma-separated; ``*`` allows any, empty allows none."""
 
+    root_path: str | None = None
+    """Path below which a proxy serves this, such as ``/paint``; unset takes each request's ``X-Forwarded-Prefix``."""
+
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """API keys, comma-separated; a request must carry one of them. If empty, no key is needed."""
 
@@ -132,6 +137,15 @@ class Settings(BaseSettings):
             )
         return url
 
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_path(cls, path: str | None) -> str | None:
+        if path in (None, "", "/"):
+            return None
+        if not is_path(path):
+            raise PydanticCustomError("root_path", "must be a path that begins with a slash, such as /paint")
+        return path
+
     @field_validator("cors_origins", "api_keys", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
@@ -156,6 +170,11 @@ class Settings(BaseSettings):
         except ValidationError as error:
             problems = "; ".join(f"{_shown(_setting_name(e['loc']), e['input'])}: {e['msg']}" for e in error.errors())
             raise SettingsError(f"Invalid setting: {problems}.") from error
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is a plain absolute path: no scheme, no host, no dot segments, nothing that ends a header."""
+    return _PATH.fullmatch(text) is not None
 
 
 def _setting_name(location: tuple[int | str, ...]) -> str:

@@ -343,6 +343,16 @@ class TestEncode:
         assert comment[8:].decode("utf-16-be") == "a café 雪"
         assert image.info["xmp"] == b"<x/>"
 
+    @pytest.mark.parametrize("image_format", [ImageFormat.WEBP, ImageFormat.JPEG, ImageFormat.AVIF])
+    def test_quality_is_the_encoder_s(self, image_format):
+        """A higher quality is a larger file and a smaller error; PNG has none, and keeps every level."""
+        picture = Picture(np.asarray(smooth()))
+        files = [codecs.encode(picture, image_format, quality=quality) for quality in (1, 50, 100)]
+        assert [len(file) for file in files] == sorted({len(file) for file in files})
+        errors = [np.abs(decode(file).rgb.astype(int) - picture.rgb).mean() for file in files]
+        assert errors[0] > errors[1] > errors[2]
+        assert codecs.encode(picture, quality=1) == codecs.encode(picture)
+
     def test_nothing_else_is_written(self):
         """A plain PNG has no texts, times or other traces."""
         image = Image.open(io.BytesIO(codecs.encode(Picture(np.asarray(smooth())))))

@@ -22,6 +22,7 @@ from sd_inpaint.http.middleware.api_keys import ApiKeys
 from sd_inpaint.http.middleware.body_limit import BodyLimit
 from sd_inpaint.http.middleware.cors import Cors
 from sd_inpaint.http.middleware.error_shape import ErrorShape
+from sd_inpaint.http.middleware.path_prefix import PathPrefix
 from sd_inpaint.http.middleware.routing import Routing
 from sd_inpaint.http.wire.paths import PROBES
 from sd_inpaint.jobs.job import JobStore
@@ -104,6 +105,7 @@ class Application:
         outermost_first = [
             Middleware(AccessLog),
             *([Middleware(Cors, origins=settings.cors_origins)] if settings.cors_origins else []),
+            Middleware(PathPrefix, routes=app.router.routes, setting=settings.root_path),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             Middleware(ErrorShape),
             Middleware(Routing, routes=app.router.routes),

@@ -179,6 +179,7 @@ def encode(
     picture: Picture,
     image_format: ImageFormat = ImageFormat.PNG,
     *,
+    quality: int | None = None,
     text: dict[str, str] | None = None,
     xmp: bytes | None = None,
 ) -> bytes:
@@ -190,6 +191,7 @@ def encode(
     Args:
         picture: What to write.
         image_format: The file format.
+        quality: 1 to 100, for a lossy format; None takes the format's own. Of no effect on PNG.
         text: Keyword → text. PNG has a text chunk for each; the others have ``parameters`` as EXIF user comment.
         xmp: An XMP packet, UTF-8.
 
@@ -198,6 +200,8 @@ def encode(
     """
     check_encodable(picture.size, image_format)
     options = dict(_SAVE_OPTIONS[image_format])
+    if quality is not None and "quality" in options:
+        options["quality"] = quality
     if picture.icc_profile is not None:
         options["icc_profile"] = picture.icc_profile
     if image_format is ImageFormat.PNG:

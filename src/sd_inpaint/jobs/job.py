@@ -113,6 +113,7 @@ class JobResult:
         inference_seconds: As there.
         regions: As there.
         is_all_painted: As there.
+        brightest: As there.
     """
 
     pictures: tuple[bytes, ...]
@@ -122,6 +123,7 @@ class JobResult:
     inference_seconds: float
     regions: tuple[str, ...] = ()
     is_all_painted: bool = False
+    brightest: int = 255
 
     @classmethod
     def of(cls, result: InpaintResult, model: str) -> "JobResult":

@@ -153,6 +153,14 @@ def test_file_names_do_not_matter() -> None:
     assert read(body(extended)).files == {"image": b"data"}
 
 
+@pytest.mark.parametrize("value", ["図/薔", "\udcff", "text/\udce9", "é; charset=utf-8"])
+def test_headers_that_are_no_ascii(value: str) -> None:
+    """A part's Content-Type may be any bytes."""
+    label = f"Content-Type: {value}"
+    got = read(body(part("image", b"data", label, filename="a.png"), part("prompt", "x", label)))
+    assert (got.files, got.texts) == ({"image": b"data"}, {"prompt": "x"})
+
+
 def test_epilogue_is_ignored() -> None:
     """What follows the last boundary is not part of the form (RFC 2046)."""
     assert read(body(IMAGE, end=f"--{BOUNDARY}--\r\nrest of it".encode())).files["image"] == b"\x89PNG..."
@@ -172,13 +180,15 @@ BAD_BODIES = {
     "no disposition": (body(f"--{BOUNDARY}\r\n\r\nx\r\n".encode()), MalformedBodyError),
     "attachment": (body(part("x", "y").replace(b"form-data", b"attachment")), MalformedBodyError),
     "two dispositions": (body(part("prompt", "x", 'Content-Disposition: form-data; name="seed"')), MalformedBodyError),
-    "base64": (body(part("prompt", "eA==", "Content-Transfer-Encoding: base64")), MalformedBodyError),
+    "unknown encoding": (body(part("prompt", "x", "Content-Transfer-Encoding: x-uuencode")), MalformedBodyError),
+    "no base64": (body(part("image", "a photo", "Content-Transfer-Encoding: base64")), MalformedBodyError),
     "long header": (body(part("prompt", "x", "X-Long: " + "a" * 100_000)), MalformedBodyError),
     "many headers": (body(part("prompt", "x", *[f"X-{n}: y" for n in range(100)])), MalformedBodyError),
     "invalid utf-8": (body(IMAGE, part("prompt", b"\xff\xfe")), MalformedBodyError),
     "half a surrogate": (body(IMAGE, part("prompt", b"\xed\xa0\x80")), MalformedBodyError),
-    "latin-1": (
-        body(IMAGE, part("prompt", b"\xe9", "Content-Type: text/plain; charset=iso-8859-1")),
+    "unknown charset": (body(IMAGE, part("prompt", "x", "Content-Type: text/plain;charset=rot13")), MalformedBodyError),
+    "other charset": (
+        body(IMAGE, part("prompt", b"\xff", "Content-Type: text/plain;charset=big5")),
         MalformedBodyError,
     ),
     "unknown text": (body(IMAGE, part("steps", "5")), InvalidParameterError),
@@ -187,8 +197,8 @@ BAD_BODIES = {
     "name in other case": (body(IMAGE, part("Prompt", "x")), InvalidParameterError),
     "doubled text": (body(IMAGE, part("prompt", "x"), part("prompt", "x")), InvalidParameterError),
     "doubled file": (body(IMAGE, IMAGE), InvalidParameterError),
-    "file as text": (body(part("image", "http://127.0.0.1/a.png")), InvalidParameterError),
-    "text as file": (body(IMAGE, part("prompt", "x", filename="prompt.txt")), InvalidParameterError),
+    "address for a file": (body(part("image", "http://127.0.0.1/a.png")), InvalidParameterError),
+    "file as text": (body(IMAGE, part("prompt", b"\x89PNG\r\n\0", filename="a.png")), InvalidParameterError),
     "long text": (body(IMAGE, part("prompt", "x" * (TEXT_BYTES + 1))), InvalidParameterError),
     "1001 parts": (body(IMAGE, *[part(f"f{n}", "x") for n in range(1000)]), InvalidParameterError),
 }

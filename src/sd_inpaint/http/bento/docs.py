@@ -3,18 +3,25 @@
 By default it describes the form's text fields as JSON, lists BentoML's own errors, and lacks the GET endpoints.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from sd_inpaint.http.bento.internals import OpenAPISpecification, PathItem, Schema
 from sd_inpaint.http.endpoints.a1111 import DEFAULTS
 from sd_inpaint.http.endpoints.health import SERVICE
-from sd_inpaint.http.endpoints.openai import CHOICES, FREE_TEXTS
+from sd_inpaint.http.endpoints.openai import CHOICES, COMPRESSION, FREE_TEXTS
+from sd_inpaint.http.middleware.path_prefix import path_prefix
 from sd_inpaint.http.wire.errors import STATUSES
+from sd_inpaint.http.wire.formats import JSON, OFFERED
 from sd_inpaint.http.wire.headers import IDEMPOTENCY_KEY
+from sd_inpaint.http.wire.parameters import describe_bounds
 from sd_inpaint.http.wire.paths import A1111, EDITS, HEALTH, INFO, INPAINT, JOBS, MODELS
-from sd_inpaint.http.wire.results import JSON, OFFERED
+from sd_inpaint.schema import InpaintParameters, OutputFormat
 
 _ERROR = {"$ref": "#/components/schemas/Error"}
 
@@ -33,6 +40,18 @@ _HEALTHY = {
     "service": {"type": "string", "enum": [SERVICE]},
     "model": {"type": "string"},
 }
+
+
+def docs_route(specification: Callable[[], OpenAPISpecification]) -> Route:
+    """Returns the route of ``/docs.json``, whose addresses begin where the caller reached it."""
+
+    async def get_docs(request: Request) -> Response:
+        described = specification().asdict()
+        if prefix := path_prefix(request):
+            described["servers"] = [{"url": prefix}]
+        return JSONResponse(described)
+
+    return Route("/docs.json", get_docs, methods=["GET"])
 
 
 def correct(spec: OpenAPISpecification) -> OpenAPISpecification:
@@ -84,9 +103,9 @@ def _jobs(inpaint: dict[str, Any]) -> dict[str, PathItem]:
         ),
         "/{id}/result": PathItem(
             get={
-                "description": "A job's result.",
-                "responses": {"200": _painted(), **_errors({404, 406, 409})},
-                **read,
+                "description": "A job's result, in the job's output_format unless the request asks for another.",
+                "responses": {"200": _painted(), **_errors({400, 404, 406, 409})},
+                "parameters": [id_parameter, *_format_parameters()],
             }
         ),
         "/{id}/events": PathItem(
@@ -100,7 +119,7 @@ def _openai() -> dict[str, PathItem]:
     """The paths of OpenAI's dialect; their errors have that dialect's shape."""
     files = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
     texts = {name: {"type": "string", "enum": list(choices)} for name, choices in CHOICES.items()}
-    texts |= {name: {"type": "string"} for name in ("prompt", "n", "size", *FREE_TEXTS)}
+    texts |= {name: {"type": "string"} for name in ("prompt", "n", "size", COMPRESSION, *FREE_TEXTS)}
     form = {"type": "object", "properties": {**files, **texts}, "required": ["image", "prompt"]}
     picture = {"type": "object", "properties": {"b64_json": {"type": "string"}, "seed": {"type": "integer"}}}
     pictures = {"type": "object", "properties": {"data": {"type": "array", "items": picture}}}
@@ -156,10 +175,18 @@ def _a1111() -> dict[str, PathItem]:
     }
 
 
+def _format_parameters() -> list[dict[str, Any]]:
+    formats = {"type": "string", "enum": [str(each) for each in OutputFormat]}
+    quality = {"type": "integer", **describe_bounds(InpaintParameters.model_fields["quality"])}
+    schemas = {"output_format": formats, "quality": quality}
+    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in schemas.items()]
+
+
 def _painted() -> dict[str, Any]:
     pictures = {name: {"schema": {"type": "string", "format": "binary"}} for name in OFFERED if name != JSON}
     return {
-        "description": "The painted picture, in the format the Accept header asks for; PNG by default.",
+        "description": "The painted picture: PNG, unless output_format or the Accept header asks for another format. "
+        "X-Warning has what the caller may not have meant, such as a mask without white.",
         "content": {**pictures, JSON: {"schema": {"type": "object"}}},
     }
 

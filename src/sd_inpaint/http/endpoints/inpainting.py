@@ -9,10 +9,10 @@ from sd_inpaint.errors import InpaintError, InvalidParameterError
 from sd_inpaint.http.endpoints.painting import Painting
 from sd_inpaint.http.middleware.access_log import request_id
 from sd_inpaint.http.wire.errors import InternalError, error_response
+from sd_inpaint.http.wire.formats import choose_format
 from sd_inpaint.http.wire.forms import Form, FormFields, read_form
-from sd_inpaint.http.wire.negotiation import choose_media_type
 from sd_inpaint.http.wire.parameters import read_parameters
-from sd_inpaint.http.wire.results import OFFERED, image_format, offered, render
+from sd_inpaint.http.wire.results import render
 from sd_inpaint.imaging import codecs
 from sd_inpaint.schema import InpaintParameters, InpaintRequest
 
@@ -60,21 +60,19 @@ class Inpainting:
     async def _inpaint(self, request: Request) -> Response:
         # 1. Refuse what can be refused before the body is read.
         self._painting.check_open()
-        accept = ", ".join(request.headers.getlist("accept"))
-        choose_media_type(accept, OFFERED)
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
         _, inpaint_request = await self.read_upload(request)
         parameters = inpaint_request.parameters
-        media_type = choose_media_type(accept, offered(parameters.num_images))
-        codecs.check_encodable(inpaint_request.image.size, image_format(media_type))
+        result_format = choose_format(request, parameters)
+        codecs.check_encodable(inpaint_request.image.size, result_format.image_format)
         # 3. Paint the picture.
         result = await self._painting.paint(request, inpaint_request, deadline_seconds)
         # 4. Write the response.
         return await self._painting.work(
             render,
             result,
-            media_type=media_type,
+            result_format=result_format,
             model=self._painting.model,
             request_id=request_id(request),
             parameters=self._painting.metadata(parameters),

@@ -4,6 +4,7 @@ import hashlib
 import re
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -15,15 +16,20 @@ from sd_inpaint.http.endpoints.inpainting import Inpainting
 from sd_inpaint.http.endpoints.job_events import stream_events
 from sd_inpaint.http.endpoints.painting import Painting
 from sd_inpaint.http.middleware.access_log import request_id
+from sd_inpaint.http.middleware.path_prefix import path_prefix
 from sd_inpaint.http.wire import sse
 from sd_inpaint.http.wire.errors import answering, error_body, error_response
+from sd_inpaint.http.wire.formats import ResultFormat, check_job_format, choose_format, choose_job_format
 from sd_inpaint.http.wire.headers import IDEMPOTENCY_KEY, NO_STORE
-from sd_inpaint.http.wire.negotiation import choose_media_type
+from sd_inpaint.http.wire.parameters import replace_parameters
 from sd_inpaint.http.wire.paths import JOBS
-from sd_inpaint.http.wire.results import image_format, offered, render
+from sd_inpaint.http.wire.results import render
 from sd_inpaint.imaging import codecs
 from sd_inpaint.jobs.job import Job, JobState, Submission
 from sd_inpaint.jobs.runner import JobRunner
+from sd_inpaint.schema import InpaintParameters
+
+_FORMAT_FIELDS = ("output_format", "quality")
 
 _KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 
@@ -57,6 +63,7 @@ class Jobs:
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
         form, inpaint_request = await self._inpainting.read_upload(request)
+        codecs.check_encodable(inpaint_request.image.size, check_job_format(inpaint_request.parameters))
         submission = Submission(
             image=form.files["image"],
             mask=form.files["mask"],
@@ -66,14 +73,15 @@ class Jobs:
         )
         # 3. Get a place in the queue, and one on the disk.
         job, was_there = await self._runner.accept(submission, inpaint_request)
-        headers = {"Location": f"{JOBS}/{job.id}", **NO_STORE}
+        shown = describe(job, path_prefix(request))
+        headers = {"Location": str(shown["url"]), **NO_STORE}
         if was_there:
             headers["Idempotent-Replayed"] = "true"
-        return JSONResponse(describe(job), status_code=202, headers=headers)
+        return JSONResponse(shown, status_code=202, headers=headers)
 
     async def get(self, request: Request) -> Response:
         """Describes a job's progress."""
-        return JSONResponse(describe(await self._find(request)), headers=NO_STORE)
+        return JSONResponse(describe(await self._find(request), path_prefix(request)), headers=NO_STORE)
 
     async def get_result(self, request: Request) -> Response:
         """Answers as ``POST /sd-inpaint/inpaint`` would have: with the picture, or the error."""
@@ -84,16 +92,20 @@ class Jobs:
             raise JobNotFoundError("The job was cancelled and has no result.", state=str(job.state))
         if job.state is not JobState.DONE:
             raise JobNotReadyError("The job is not done yet.", state=str(job.state), seconds_left=job.seconds_left)
-        accept = ", ".join(request.headers.getlist("accept"))
-        media_type = choose_media_type(accept, offered(job.parameters.num_images))
-        return await self._painting.work(self._render, job, media_type, request_id(request))
+        result_format = _choose_format(request, job.parameters)
+        return await self._painting.work(self._render, job, result_format, request_id(request))
 
-    def _render(self, job: Job, media_type: str, request_id: str) -> Response:
+    def _render(self, job: Job, result_format: ResultFormat, request_id: str) -> Response:
         kept = self._runner.store.result(job.id)
         result = kept.decode()
-        codecs.check_encodable(result.size, image_format(media_type))
-        parameters = self._painting.metadata(job.parameters)
-        return render(result, media_type=media_type, model=kept.model, request_id=request_id, parameters=parameters)
+        codecs.check_encodable(result.size, result_format.image_format)
+        return render(
+            result,
+            result_format=result_format,
+            model=kept.model,
+            request_id=request_id,
+            parameters=self._painting.metadata(job.parameters),
+        )
 
     async def delete(self, request: Request) -> Response:
         """Cancels a job, or deletes the result of one that has ended."""
@@ -108,15 +120,15 @@ class Jobs:
             return Response(status_code=204)
         if request.method == "HEAD":
             return Response(media_type=sse.MEDIA_TYPE, headers=sse.HEADERS)
-        return sse.stream(stream_events(self._runner, job, describe))
+        return sse.stream(stream_events(self._runner, job, partial(describe, prefix=path_prefix(request))))
 
     async def _find(self, request: Request) -> Job:
         return await anyio.to_thread.run_sync(self._runner.store.get, request.path_params["id"])
 
 
-def describe(job: Job) -> dict[str, object]:
-    """Returns a job as callers see it."""
-    address = f"{JOBS}/{job.id}"
+def describe(job: Job, prefix: str = "") -> dict[str, object]:
+    """Returns a job as callers see it, who reach this service below the path ``prefix``."""
+    address = f"{prefix}{JOBS}/{job.id}"
     shown: dict[str, object] = {
         "id": job.id,
         "state": str(job.state),
@@ -137,6 +149,16 @@ def describe(job: Job) -> dict[str, object]:
     if job.error is not None:
         shown["error"] = error_body(job.error)
     return shown
+
+
+def _choose_format(request: Request, parameters: InpaintParameters) -> ResultFormat:
+    """The format of a result: the address's own, the caller's at another time, or the one of this request."""
+    sent = {name: text for name, text in request.query_params.items() if name in _FORMAT_FIELDS and text.strip()}
+    if not sent:
+        return choose_job_format(request, parameters)
+    # A quality belongs to the format that it was sent with.
+    unset = dict.fromkeys(_FORMAT_FIELDS) if "output_format" in sent else {"quality": None}
+    return choose_format(request, replace_parameters(parameters.model_copy(update=unset), sent))
 
 
 def _read_key(request: Request) -> str | None:

@@ -22,7 +22,7 @@ from sd_inpaint.http.middleware.access_log import request_id
 from sd_inpaint.http.wire import sse
 from sd_inpaint.http.wire.errors import answering
 from sd_inpaint.http.wire.forms import Form, FormFields, read_form
-from sd_inpaint.http.wire.parameters import read_parameters
+from sd_inpaint.http.wire.parameters import read_parameters, read_whole
 from sd_inpaint.http.wire.paths import EDITS, MODELS, OPENAI
 from sd_inpaint.http.wire.results import describing_headers, encode_all
 from sd_inpaint.imaging import codecs
@@ -40,7 +40,6 @@ QUALITY_STEPS = {"low": 25, "medium": 50, "high": 100}
 CHOICES: dict[str, tuple[str, ...]] = {
     "response_format": ("b64_json",),  # nothing is kept that an address could point to
     "output_format": tuple(str(image_format) for image_format in ImageFormat),
-    "output_compression": ("100",),
     "quality": ("auto", "standard", *QUALITY_STEPS),
     "background": ("auto", "opaque"),
     "input_fidelity": ("low", "high"),  # either way: the part that is not repainted is the input's
@@ -52,10 +51,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
 FREE_TEXTS = ("model", "user", "safety_identifier")
 """Read by OpenAI's own servers only. One model is served here, whatever it is called; ``X-Model`` says which."""
 
-_OWN_TEXTS = tuple(name for name in InpaintParameters.model_fields if name != "num_images")
+COMPRESSION = "output_compression"
+"""A quality from 0 to 100 there too, whatever its name says; unset leaves it to the format."""
+
+_OWN_TEXTS = tuple(
+    name for name in InpaintParameters.model_fields if name not in ("num_images", "output_format", "quality")
+)
 
 FIELDS = FormFields(
-    files=(), optional_files=(*IMAGE_FIELDS, "mask"), texts=(*_OWN_TEXTS, "n", "size", *CHOICES, *FREE_TEXTS)
+    files=(),
+    optional_files=(*IMAGE_FIELDS, "mask"),
+    texts=(*_OWN_TEXTS, "n", "size", COMPRESSION, *CHOICES, *FREE_TEXTS),
 )
 
 
@@ -66,6 +72,7 @@ class EditOptions:
     Attributes:
         parameters: In this service's own terms.
         image_format: Of the pictures in the answer.
+        compression: Their quality, 1 to 100; None leaves it to the format.
         size: ``auto``, or what the caller takes the picture's size to be, such as ``512x512``.
         quality: As the caller names it.
         is_streamed: Whether the answer is a stream of events.
@@ -74,6 +81,7 @@ class EditOptions:
 
     parameters: InpaintParameters
     image_format: ImageFormat
+    compression: int | None
     size: str
     quality: str
     is_streamed: bool
@@ -129,7 +137,9 @@ class OpenAIEdits:
 
         def write_partial() -> bytes | None:
             picture = progress.partial()
-            return None if picture is None else codecs.encode(picture, options.image_format)
+            return (
+                None if picture is None else codecs.encode(picture, options.image_format, quality=options.compression)
+            )
 
         async def encode_partial() -> bytes | None:
             return await self._painting.work(write_partial)
@@ -171,7 +181,7 @@ class OpenAIEdits:
 
     def _encode(self, result: InpaintResult, options: EditOptions) -> list[tuple[int, bytes]]:
         parameters = self._painting.metadata(options.parameters)
-        return encode_all(result, options.image_format, self._painting.model, parameters)
+        return encode_all(result, options.image_format, self._painting.model, parameters, quality=options.compression)
 
     def _render(self, result: InpaintResult, options: EditOptions) -> Response:
         body = {
@@ -205,14 +215,31 @@ def read_options(texts: Mapping[str, str]) -> EditOptions:
         raise InvalidParameterError(
             "partial_images needs stream=true.", field="partial_images", value=chosen["partial_images"]
         )
+    image_format = ImageFormat(chosen["output_format"])
     return EditOptions(
         parameters=read_parameters(own, aliases={"num_images": "n"}),
-        image_format=ImageFormat(chosen["output_format"]),
+        image_format=image_format,
+        compression=_read_compression(texts.get(COMPRESSION), image_format),
         size=texts.get("size", "auto").strip().lower(),
         quality=chosen["quality"],
         is_streamed=is_streamed,
         partial_images=partial_images,
     )
+
+
+def _read_compression(text: str | None, image_format: ImageFormat) -> int | None:
+    if text is None:
+        return None
+    compression = read_whole(COMPRESSION, text, 0, 100)
+    if image_format is ImageFormat.PNG:
+        if compression != 100:
+            raise InvalidParameterError(
+                f"{COMPRESSION} needs output_format webp, jpeg or avif: a PNG keeps every pixel.",
+                field=COMPRESSION,
+                value=text[:40],
+            )
+        return None
+    return max(1, compression)
 
 
 def _choose(name: str, text: str) -> str:

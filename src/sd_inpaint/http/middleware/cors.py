@@ -17,6 +17,7 @@ EXPOSED_HEADERS = (
     "X-Steps",
     "X-Inference-Seconds",
     "X-Region",
+    "X-Warning",
     "X-Request-ID",
     "Retry-After",
     "Location",
@@ -42,6 +43,8 @@ class Cors(CORSMiddleware):
             allow_headers=("*",),
             expose_headers=EXPOSED_HEADERS,
             max_age=PREFLIGHT_SECONDS,
+            # An origin that may call may do so from anywhere: a page of the internet, say, a service on this network.
+            allow_private_network=True,
         )
 
     def preflight_response(self, request_headers: Headers) -> Response:

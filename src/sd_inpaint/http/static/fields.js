@@ -2,6 +2,7 @@
 
 const MAIN = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "num_images"];
 const LONG_TEXTS = ["prompt", "negative_prompt"];
+const LEFT_OUT = ["output_format", "quality"]; // the page reads JSON, and shows what keeps every pixel
 const CAPTIONS = { num_inference_steps: "Steps", guidance_scale: "Guidance", num_images: "Pictures" };
 
 export class Fields {
@@ -14,6 +15,7 @@ export class Fields {
     this.controls = new Map();
     const row = element("div", { className: "row" });
     for (const [name, about] of Object.entries(parameters)) {
+      if (LEFT_OUT.includes(name)) continue;
       const control = makeControl(name, about);
       this.controls.set(name, { control, about });
       const place = !MAIN.includes(name) ? more : LONG_TEXTS.includes(name) ? main : row;

@@ -1,20 +1,18 @@
 """A request's body → its form: texts by name, files by name, nothing else.
 
-A body is ``multipart/form-data`` (RFC 7578), parsed while it comes in, by rules that are stricter than a browser needs
-and that nobody has to guess: each field once, only fields that are known, files where files belong and texts where
-texts belong. What breaks a rule ends the reading at once.
+A body is ``multipart/form-data`` (RFC 7578), parsed while it comes in: each field once, and only fields that are known.
+What breaks a rule ends the reading at once. The field's name decides whether a part is a file or a text, for clients
+disagree about the headers of both; :mod:`sd_inpaint.http.wire.parts` reads what is in it.
 
-The JSON that BentoML's own clients make of every text is undone for them, and for them only: from anybody else, the
-prompt ``"quoted"`` keeps its quotes.
+The JSON that BentoML's own clients make of every text is undone for them. From anybody else, only what is labelled
+``application/json`` is read as JSON: the prompt ``"quoted"`` keeps its quotes.
 """
 
-import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from anyio import fail_after
+from anyio import fail_after, to_thread
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
@@ -27,6 +25,7 @@ from sd_inpaint.errors import (
     UnsupportedMediaTypeError,
 )
 from sd_inpaint.http.wire.errors import UploadTimeoutError
+from sd_inpaint.http.wire.parts import Part, read_file, read_text, showable, shown
 
 MULTIPART = "multipart/form-data"
 
@@ -39,7 +38,8 @@ UPLOAD_SECONDS = 600.0
 JSON_CLIENT_AGENT = "BentoML HTTP Client"
 """How BentoML's clients begin their User-Agent (``_bentoml_impl/client/http.py``)."""
 
-_EXTENDED_FILENAME = re.compile(r";\s*filename\*[\d*]*\s*=", re.IGNORECASE)
+CHARSET = "_charset_"
+"""The field in which browsers and others name the charset of all texts that have none of their own (RFC 7578, 4.6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,14 @@ class FormFields:
         files: Names of file fields, each required.
         texts: Names of text fields.
         optional_files: Names of file fields that may be left out.
+        may_be_blank: Names of text fields in which a blank is a value. In others it leaves the field unset, for that is
+            what forms send for inputs that nobody filled in.
     """
 
     files: Collection[str]
     texts: Collection[str]
     optional_files: Collection[str] = ()
+    may_be_blank: Collection[str] = ("prompt", "negative_prompt")
 
     @property
     def all_files(self) -> list[str]:
@@ -80,7 +83,7 @@ async def read_form(request: Request, fields: FormFields) -> Form:
 
     Raises:
         UnsupportedMediaTypeError: If the body is not multipart/form-data.
-        MalformedBodyError: If it is not well formed, is truncated, or a text is not UTF-8.
+        MalformedBodyError: If it is not well formed, is truncated, or a text is not in the charset that it names.
         InvalidParameterError: If a field is unknown, sent twice, or a file where a text belongs, or the reverse.
         MissingFieldError: If a file field is missing.
         BodyTooLargeError: If it is larger than the server accepts.
@@ -93,17 +96,34 @@ async def read_form(request: Request, fields: FormFields) -> Form:
             reader.write(chunk)
     reader.end()
     is_json_client = request.headers.get("user-agent", "").startswith(JSON_CLIENT_AGENT)
+    texts = _read_texts(reader.texts, fields, is_json_client=is_json_client)
+    # To undo the base64 of a large file takes a while.
+    return Form(await to_thread.run_sync(_read_files, reader.files, fields), texts)
+
+
+def _read_files(parts: Mapping[str, Part], fields: FormFields) -> dict[str, bytes]:
+    files = {}
+    for name, part in parts.items():
+        # What a browser sends for a file input in which nothing was chosen.
+        if part.data or part.filename:
+            files[name] = read_file(part)
+    for name in fields.files:
+        if name not in files:
+            raise MissingFieldError(f"The field {name!r} is missing; it must be a file.", field=name)
+    return files
+
+
+def _read_texts(parts: Mapping[str, Part], fields: FormFields, *, is_json_client: bool) -> dict[str, str]:
+    named = read_text(parts[CHARSET]) if CHARSET in parts else None
+    charset = (named or "").strip() or "utf-8"
     texts = {}
-    for name, part in reader.texts.items():
-        text: str | None = _decode(name, part)
-        if text is not None and is_json_client:
-            text = _undo_json(name, text)
-        if text is not None:
+    for name, part in parts.items():
+        if name == CHARSET:
+            continue
+        text = read_text(part, default_charset=charset, is_json=is_json_client)
+        if text is not None and (text.strip() or name in fields.may_be_blank):
             texts[name] = text
-    missing = [name for name in fields.files if name not in reader.files]
-    if missing:
-        raise MissingFieldError(f"The field {missing[0]!r} is missing; it must be a file.", field=missing[0])
-    return Form(files={name: bytes(part.data) for name, part in reader.files.items()}, texts=texts)
+    return texts
 
 
 @contextmanager
@@ -138,22 +158,14 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-@dataclass(slots=True)
-class _Part:
-    headers: dict[str, str] = field(default_factory=dict)
-    name: str = ""
-    is_file: bool = False
-    data: bytearray = field(default_factory=bytearray)
-
-
 class _Reader:
     """Takes a body in pieces and keeps its parts; python-multipart finds where they begin and end."""
 
     def __init__(self, fields: FormFields, boundary: bytes) -> None:
-        self.files: dict[str, _Part] = {}
-        self.texts: dict[str, _Part] = {}
+        self.files: dict[str, Part] = {}
+        self.texts: dict[str, Part] = {}
         self._fields = fields
-        self._part = _Part()
+        self._part = Part()
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._ended = False
@@ -184,7 +196,7 @@ class _Reader:
             raise MalformedBodyError("The body ends before its last boundary: it is truncated or empty.")
 
     def _on_part_begin(self) -> None:
-        self._part = _Part()
+        self._part = Part()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -203,77 +215,25 @@ class _Reader:
 
     def _on_headers_finished(self) -> None:
         part = self._part
-        _describe(part)
+        part.describe()
         name = part.name
-        is_file_field = name in self._fields.all_files
-        if not is_file_field and name not in self._fields.texts:
+        is_file = name in self._fields.all_files
+        if not is_file and name not in self._fields.texts and name != CHARSET:
             known = ", ".join([*self._fields.all_files, *self._fields.texts])
-            raise InvalidParameterError(f"The field {_shown(name)} is unknown; use {known}.", field=_plain(name))
+            raise InvalidParameterError(f"The field {shown(name)} is unknown; use {known}.", field=showable(name))
         if name in self.files or name in self.texts:
             raise InvalidParameterError(f"The field {name!r} was sent twice.", field=name)
-        if part.is_file and name in self._fields.texts:
-            raise InvalidParameterError(f"The field {name!r} must be text, not a file.", field=name)
-        if not part.is_file and is_file_field:
-            raise InvalidParameterError(f"The field {name!r} must be a file, not text.", field=name)
-        (self.files if part.is_file else self.texts)[name] = part
+        if not is_file and part.media_type.startswith(("image/", "audio/", "video/")):
+            raise part.not_a_text()
+        (self.files if is_file else self.texts)[name] = part
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         part = self._part
         part.data += data[start:end]
-        if not part.is_file and len(part.data) > TEXT_BYTES:
+        if part.name in self.texts and len(part.data) > TEXT_BYTES:
+            if part.looks_like_a_file:
+                raise part.not_a_text()
             raise InvalidParameterError(f"The field {part.name!r} is longer than 256 KiB.", field=part.name)
 
     def _on_end(self) -> None:
         self._ended = True
-
-
-def _describe(part: _Part) -> None:
-    """Reads name and kind of a part off its headers."""
-    disposition = part.headers.get("content-disposition", "")
-    # requests writes filename* for names outside ASCII, against RFC 7578; all that counts here is that it is a file.
-    kind, options = parse_options_header(
-        _EXTENDED_FILENAME.sub("; filename=", disposition).encode("utf-8", "surrogateescape")
-    )
-    if kind != b"form-data" or b"name" not in options:
-        raise MalformedBodyError("A part of the body has no name (Content-Disposition: form-data; name=…).")
-    encoding = part.headers.get("content-transfer-encoding", "binary")
-    if encoding.lower() not in ("binary", "8bit", "7bit"):
-        raise MalformedBodyError(f"A part of the body is encoded as {_shown(encoding)}; send it unencoded.")
-    part.name = options[b"name"].decode("utf-8", "surrogateescape")
-    part.is_file = b"filename" in options
-
-
-def _decode(name: str, part: _Part) -> str:
-    _, options = parse_options_header(part.headers.get("content-type"))
-    charset = options.get(b"charset", b"utf-8").decode("latin-1").lower()
-    if charset not in ("utf-8", "utf8", "us-ascii", "ascii") and not part.data.isascii():
-        raise MalformedBodyError(f"The field {name!r} is in {_shown(charset)}; send text as UTF-8.", field=name)
-    try:
-        return part.data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedBodyError(f"The field {name!r} is not valid UTF-8 at byte {error.start}.", field=name) from error
-
-
-def _undo_json(name: str, text: str) -> str | None:
-    """Returns the text that a BentoML client was given; None stands for an unset field."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        return text
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise MalformedBodyError(f"The field {name!r} contains an unpaired surrogate.", field=name) from error
-    return value
-
-
-def _plain(text: str) -> str:
-    return text[:100].encode("utf-8", "replace").decode("utf-8")
-
-
-def _shown(text: str) -> str:
-    return repr(_plain(text))

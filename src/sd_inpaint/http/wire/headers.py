@@ -5,6 +5,8 @@ from typing import Final
 REQUEST_ID: Final = "X-Request-ID"
 DEADLINE: Final = "X-Deadline-Seconds"
 IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+WARNING: Final = "X-Warning"
+FORWARDED_PREFIX: Final = "X-Forwarded-Prefix"
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
 """Answers about a moment, and pictures that are one caller's."""

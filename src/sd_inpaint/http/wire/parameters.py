@@ -41,15 +41,30 @@ def read_parameters(texts: Mapping[str, str], aliases: Mapping[str, str] | None 
         if field.is_required() and name not in texts:
             shown = aliases.get(name, name)
             raise MissingFieldError(f"The field {shown!r} is missing; it must be text.", field=shown)
-    values = {name: _read(name, fields[name], text, aliases) for name, text in texts.items()}
-    try:
-        return InpaintParameters.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        # Pydantic's own findings get this service's wording; the schema's checks have their own messages.
-        sentence = None if first["type"] in _PYDANTIC_ERRORS else f"{first['msg']}."
-        raise _refusal(aliases.get(name, name), fields[name], texts.get(name, ""), sentence) from error
+    return _checked({}, texts, aliases)
+
+
+def replace_parameters(parameters: InpaintParameters, texts: Mapping[str, str]) -> InpaintParameters:
+    """Returns the parameters with those in their place that a later request sends; raises as for the first."""
+    return _checked(parameters.model_dump(), texts, {})
+
+
+def read_whole(name: str, text: str, least: int, most: int) -> int:
+    """Reads a whole number within bounds.
+
+    Raises:
+        InvalidParameterError: If it is none.
+    """
+    found = _WHOLE.fullmatch(text)
+    if found is None or not least <= int(found[1]) <= most:
+        raise InvalidParameterError(
+            f"{name} must be a whole number from {least} to {most}, not {_shown(text)}.",
+            field=name,
+            value=text[:SHOWN_CHARACTERS],
+            minimum=least,
+            maximum=most,
+        )
+    return int(found[1])
 
 
 def read_seconds(name: str, text: str, longest: float) -> float:
@@ -93,6 +108,19 @@ def describe_bounds(field: FieldInfo) -> dict[str, Any]:
 def describe_type(field: FieldInfo) -> str:
     """Returns a field's type as JSON Schema names it: ``string``, ``integer``, ``number`` or ``boolean``."""
     return next(name for kind, name in _JSON_TYPES.items() if issubclass(_kind(field), kind))
+
+
+def _checked(known: Mapping[str, object], texts: Mapping[str, str], aliases: Mapping[str, str]) -> InpaintParameters:
+    fields = InpaintParameters.model_fields
+    values = {name: _read(name, fields[name], text, aliases) for name, text in texts.items()}
+    try:
+        return InpaintParameters.model_validate({**known, **values})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        # Pydantic's own findings get this service's wording; the schema's checks have their own messages.
+        sentence = None if first["type"] in _PYDANTIC_ERRORS else f"{first['msg']}."
+        raise _refusal(aliases.get(name, name), fields[name], texts.get(name, ""), sentence) from error
 
 
 def _kind(field: FieldInfo) -> type:

@@ -8,41 +8,23 @@ from urllib.parse import quote
 
 from starlette.responses import JSONResponse, Response
 
-from sd_inpaint.http.wire.headers import NO_STORE
+from sd_inpaint.http.wire.formats import JSON, MULTIPART, ZIP, ResultFormat
+from sd_inpaint.http.wire.headers import NO_STORE, WARNING
 from sd_inpaint.imaging import provenance
 from sd_inpaint.imaging.codecs import ImageFormat, encode
 from sd_inpaint.schema import InpaintParameters, InpaintResult
 
-JSON = "application/json"
-ZIP = "application/zip"
-MULTIPART = "multipart/mixed"
-
-OFFERED = (*(image_format.media_type for image_format in ImageFormat), JSON, ZIP, MULTIPART)
-"""Formats for one picture; PNG, the contract's own, comes first."""
-
-OFFERED_FOR_SEVERAL = (ZIP, MULTIPART, JSON)
-"""Formats for several pictures."""
-
-_FORMATS = {image_format.media_type: image_format for image_format in ImageFormat}
+FAINT_LEVEL = 128
+"""A mask that has no level this high was hardly meant so: it is zeros and ones, or drawn in transparency."""
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip can hold: the same request gives the same bytes."""
 
 
-def offered(num_images: int) -> tuple[str, ...]:
-    """Returns the formats for this many pictures, the server's own preference first."""
-    return OFFERED_FOR_SEVERAL if num_images > 1 else OFFERED
-
-
-def image_format(media_type: str) -> ImageFormat:
-    """Returns the format in which the pictures of such a response are written; inside of others it is PNG."""
-    return _FORMATS.get(media_type, ImageFormat.PNG)
-
-
 def render(
     result: InpaintResult,
     *,
-    media_type: str,
+    result_format: ResultFormat,
     model: str,
     request_id: str,
     parameters: InpaintParameters | None = None,
@@ -51,12 +33,13 @@ def render(
 
     Args:
         result: The painted pictures.
-        media_type: One of :func:`offered`.
+        result_format: The format of the response and of the pictures in it.
         model: The name that callers know the model by.
         request_id: For callers who keep the JSON and not the headers.
         parameters: The request's parameters, to write into the files; None leaves them out.
     """
-    files = encode_all(result, image_format(media_type), model, parameters)
+    image_format, media_type = result_format.image_format, result_format.media_type
+    files = encode_all(result, image_format, model, parameters, quality=result_format.quality)
     headers = {**describing_headers(result, model), "Vary": "Accept"}
     if media_type == JSON:
         about = {
@@ -64,17 +47,27 @@ def render(
             "model": model,
             "inference_seconds": round(result.inference_seconds, 3),
             "regions": list(result.regions),
+            "warnings": warnings(result),
             "request_id": request_id,
         }
-        shown = [_as_json(seed, file) for seed, file in files]
+        shown = [_as_json(seed, file, image_format) for seed, file in files]
         return JSONResponse((shown[0] if len(shown) == 1 else {"images": shown}) | about, headers=headers)
     if media_type == ZIP:
-        return Response(_zip(files), media_type=ZIP, headers=headers)
+        return Response(_zip(files, image_format), media_type=ZIP, headers=headers)
     if media_type == MULTIPART:
         boundary = secrets.token_hex(16)
-        content = _multipart(files, boundary)
+        content = _multipart(files, image_format, boundary)
         return Response(content, media_type=f'{MULTIPART}; boundary="{boundary}"', headers=headers)
     return Response(files[0][1], media_type=media_type, headers=headers)
+
+
+def warnings(result: InpaintResult) -> list[str]:
+    """Returns what a caller may not have meant, each a sentence in ASCII; as a header, they are ``X-Warning``."""
+    if result.brightest >= FAINT_LEVEL:
+        return []
+    outcome = "which repaints only in part" if result.steps else "and nothing was repainted"
+    fact = f"The mask has no white: its brightest level is {result.brightest} of 255, {outcome}."
+    return [f"{fact} White (255) is repainted, black (0) is kept."]
 
 
 def describing_headers(result: InpaintResult, model: str) -> dict[str, str]:
@@ -88,45 +81,53 @@ def describing_headers(result: InpaintResult, model: str) -> dict[str, str]:
     }
     if result.regions:
         headers["X-Region"] = "; ".join(result.regions)
+    if found := warnings(result):
+        headers[WARNING] = " ".join(found)
     return headers
 
 
 def encode_all(
-    result: InpaintResult, image_format: ImageFormat, model: str, parameters: InpaintParameters | None
+    result: InpaintResult,
+    image_format: ImageFormat,
+    model: str,
+    parameters: InpaintParameters | None,
+    *,
+    quality: int | None = None,
 ) -> list[tuple[int, bytes]]:
     """Returns each picture's seed and file; ``parameters`` as for :func:`render`."""
     files = []
     for variation in result.variations:
         text = provenance.texts(parameters, result, variation.seed, model=model) if parameters else None
         xmp = provenance.xmp(result, model=model) if parameters else None
-        files.append((variation.seed, encode(variation.image, image_format, text=text, xmp=xmp)))
+        file = encode(variation.image, image_format, quality=quality, text=text, xmp=xmp)
+        files.append((variation.seed, file))
     return files
 
 
-def _as_json(seed: int, file: bytes) -> dict[str, object]:
-    return {"image": base64.b64encode(file).decode("ascii"), "media_type": ImageFormat.PNG.media_type, "seed": seed}
+def _as_json(seed: int, file: bytes, image_format: ImageFormat) -> dict[str, object]:
+    return {"image": base64.b64encode(file).decode("ascii"), "media_type": image_format.media_type, "seed": seed}
 
 
-def _name(number: int, seed: int) -> str:
-    return f"{number}-seed-{seed}.png"
+def _name(number: int, seed: int, image_format: ImageFormat) -> str:
+    return f"{number}-seed-{seed}.{image_format}"
 
 
-def _zip(files: list[tuple[int, bytes]]) -> bytes:
+def _zip(files: list[tuple[int, bytes]], image_format: ImageFormat) -> bytes:
     buffer = io.BytesIO()
-    # PNG is compressed already.
+    # The pictures are compressed already.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for number, (seed, file) in enumerate(files, 1):
-            archive.writestr(zipfile.ZipInfo(_name(number, seed), ZIP_TIME), file)
+            archive.writestr(zipfile.ZipInfo(_name(number, seed, image_format), ZIP_TIME), file)
     return buffer.getvalue()
 
 
-def _multipart(files: list[tuple[int, bytes]], boundary: str) -> bytes:
+def _multipart(files: list[tuple[int, bytes]], image_format: ImageFormat, boundary: str) -> bytes:
     """RFC 2046, section 5.1; each part says its seed."""
     parts = []
     for number, (seed, file) in enumerate(files, 1):
         head = (
-            f"--{boundary}\r\nContent-Type: {ImageFormat.PNG.media_type}\r\n"
-            f'Content-Disposition: attachment; filename="{_name(number, seed)}"\r\nX-Seed: {seed}\r\n\r\n'
+            f"--{boundary}\r\nContent-Type: {image_format.media_type}\r\n"
+            f'Content-Disposition: attachment; filename="{_name(number, seed, image_format)}"\r\nX-Seed: {seed}\r\n\r\n'
         )
         parts.append(head.encode("ascii") + file + b"\r\n")
     return b"".join(parts) + f"--{boundary}--\r\n".encode("ascii")

@@ -1,0 +1,1 @@
+"""What real clients and real files do, built anew in code: each case says who sends such a thing."""
