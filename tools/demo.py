@@ -1,4 +1,4 @@
-"""What scripts/demo does once everything is installed."""
+"""The command scripts/demo, once everything is installed."""
 
 import argparse
 import os
@@ -16,27 +16,28 @@ from types import FrameType
 
 import httpx
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools import ROOT
+
 PHOTO = ROOT / "docs" / "photo.jpg"
 MASK = ROOT / "docs" / "mask.png"
 PROMPT = "a beautiful red rose"
 RESULT = Path("result.png")
 
 START_SECONDS = 300.0
-"""The embedded model is there in ten; a machine that is busy or has a slow disk may take its time."""
+"""The demo model is there in ten; a machine that is busy or has a slow disk may take its time."""
 
 PAINT_SECONDS = 1800.0
 
 
 class DemoError(Exception):
-    """What ends the demo; the message says what to do."""
+    """An error that ends the demo; the message says what to do."""
 
 
 def main() -> int:
     """Serves, paints, and stops or goes on serving; gives the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--port", type=int, default=8000, help="where to serve (default: %(default)s)")
-    parser.add_argument("--once", action="store_true", help="stop the server after the paint")
+    parser.add_argument("--once", action="store_true", help="stop the server once the result is written")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -44,13 +45,13 @@ def main() -> int:
             url = f"http://127.0.0.1:{arguments.port}"
             _wait(url, server)
             _paint(url)
-            print(f"The result is {RESULT.absolute()} ({PHOTO.relative_to(ROOT)} is what it was made of).")
+            print(f"The result is {RESULT.absolute()}, made from {PHOTO.relative_to(ROOT)}.")
             if arguments.once:
                 return 0
-            print(f"The server goes on at {url}, where a browser shows a page to paint by hand; its log is {log}.")
+            print(f"The server stays up: open {url} in a browser to try your own pictures. Its log is {log}.")
             print(f"To stop it: Ctrl+C, or kill {os.getpid()}", flush=True)
             server.wait()
-            raise DemoError("The server ended by itself.")
+            raise DemoError("The server exited.")
     except DemoError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
@@ -61,12 +62,12 @@ def main() -> int:
 
 @contextmanager
 def _server(port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """Serves the embedded model on this machine only, whatever ``.env`` says; stops it at the end."""
+    """Serves the demo model on this machine only, whatever ``.env`` says; stops it at the end."""
     _check_free(port)
     descriptor, name = tempfile.mkstemp(prefix="sd-inpaint-demo-", suffix=".log")
     log = Path(name)
     settings = {"LOAD_SD_INPAINT": "true", "SD_INPAINT_MODEL": "demo", "SD_INPAINT_API_KEYS": ""}
-    print(f"Serving the embedded model on port {port}.", flush=True)
+    print(f"Serving the demo model on port {port}.", flush=True)
     with os.fdopen(descriptor, "wb") as output:
         server = subprocess.Popen(
             [sys.executable, "-m", "bentoml", "serve", "service:SDInpaint", "--host", "127.0.0.1", "--port", str(port)],
@@ -74,7 +75,7 @@ def _server(port: int) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
             env={**os.environ, **settings, "BENTOML_DO_NOT_TRACK": "True"},
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Of its own, so that Ctrl+C reaches this program alone, which then stops the server in good order.
+            # A session of its own, so that Ctrl+C reaches only this program, which then stops the server cleanly.
             start_new_session=True,
         )
     try:
@@ -97,7 +98,7 @@ def _check_free(port: int) -> None:
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise DemoError(
-                f"Port {port} cannot be used ({reason}): stop what uses it, or name another: scripts/demo --port 8001"
+                f"Port {port} cannot be used ({reason}): stop its user, or choose another: scripts/demo --port 8001"
             ) from None
 
 
@@ -119,9 +120,9 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
                 print(f"  {state} after {waited:.0f} s", flush=True)
                 return
             if state not in ("loading", "starting"):
-                raise DemoError(f"The server cannot paint: {health.get('error', health)}")
+                raise DemoError(f"The server is not healthy: {health.get('error', health)}")
         if server.poll() is not None:
-            raise DemoError(f"The server ended with exit code {server.returncode}.")
+            raise DemoError(f"The server exited with code {server.returncode}.")
         if waited > START_SECONDS:
             raise DemoError(f"The server was not ready after {START_SECONDS:.0f} s.")
         if state != shown:
@@ -156,7 +157,7 @@ def _paint(url: str) -> None:
 
 @contextmanager
 def _ticking() -> Iterator[None]:
-    """Shows the seconds that pass, where a person looks on."""
+    """Shows the elapsed seconds, if stdout is a terminal."""
     done = threading.Event()
 
     def tick() -> None:

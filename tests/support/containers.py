@@ -22,6 +22,9 @@ from tests.support.repository import ROOT, tracked
 BUILD_SECONDS = 1200.0
 START_SECONDS = 90.0
 
+IMAGE = (sys.executable, "-P", "-m", "tools.release.image")
+"""What scripts/image runs, of the repository that PYTHONPATH names."""
+
 CONTAINERS_CONF = """[containers]
 netns = "host"
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
@@ -80,11 +83,12 @@ class Workshop:
         """Builds the image of the embedded model with a store of its own; gives name and digest."""
         kept = ROOT / "build" / "image"
         printed = self.run(
-            *(sys.executable, clone / "scripts" / "image.py", "--model", "demo", *options),
+            *(*IMAGE, "--model", "demo", *options),
             *("--base", kept / "base-bookworm.tar", "--wheels", kept / "wheels-cpu"),
             timeout=BUILD_SECONDS,
             umask=umask,
             BENTOML_HOME=str(clone / "build" / "store"),
+            PYTHONPATH=str(clone),
         )
         return printed.strip()
 
@@ -113,7 +117,7 @@ def workshop() -> Iterator[Workshop]:
     }
     made = Workshop(folder, environment)
     try:
-        made.run(sys.executable, ROOT / "scripts" / "image.py", "--prepare", timeout=BUILD_SECONDS)
+        made.run(*IMAGE, "--prepare", timeout=BUILD_SECONDS, PYTHONPATH=str(ROOT))
         yield made
     finally:
         quiet: dict[str, Any] = {"env": {**os.environ, **environment}, "capture_output": True, "check": False}

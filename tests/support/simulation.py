@@ -1,6 +1,5 @@
 """A device that computes nothing, on a clock that a test winds: the loop's own behaviour, without torch."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,10 +10,6 @@ from sd_inpaint.engine.loop import DeviceLoop
 from sd_inpaint.engine.queue import CanvasQueue, Order, Pace
 from sd_inpaint.errors import OutOfMemoryError
 from sd_inpaint.schema import InpaintParameters
-from tests.support.repository import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
 from tools.capacity.device import Clock, SimulatedBackend
 from tools.capacity.device import SimulatedDiffusion as FakeDiffusion
 

@@ -1,10 +1,9 @@
-"""The embedded model as it ships: that it loads, that it paints what the prompt says, and that it changes no more."""
+"""The demo model as it ships: that it loads, that it paints what the prompt says, and that it changes no more."""
 
+import dataclasses
 import functools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
 import sd_inpaint
+from tools.demo_model import data, evaluate
+from tools.demo_model.objects import OBJECTS
 
-ROOT = Path(__file__).resolve().parent.parent
 MODEL = Path(sd_inpaint.__file__).parent / "demo_model"
 MAX_BYTES = 20_000_000
 """Of all files together: what a package may carry without being a burden to those who never use it."""
@@ -25,31 +25,24 @@ STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def evaluation() -> Iterator[ModuleType]:
-    """scripts/eval_demo_model.py, with references from golden/demo_objects.png in place of the emoji font."""
+def references() -> Iterator[None]:
+    """Objects are drawn from golden/demo_objects.png in place of the emoji font."""
+    row, side = Image.open(evaluate.REFERENCES), evaluate.REFERENCE_SIZE
+    emoji = {item.label: item.emoji for item in OBJECTS}
+    glyphs = {}
+    for i, label in enumerate(evaluate.TEST_LABELS):
+        cell = row.crop((i * side, 0, (i + 1) * side, side))
+        glyphs[emoji[label]] = cell.crop(cell.getchannel("A").getbbox()).convert("RGBa")
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / "scripts")
-        from tools.demo_model import data as demo_data
-        from tools.demo_model import evaluate as eval_demo_model
-
-        row = Image.open(eval_demo_model.REFERENCES)
-        size = eval_demo_model.REFERENCE_SIZE
-        emoji = {item.label: item.emoji for item in demo_data.OBJECTS}
-        glyphs = {}
-        for i, label in enumerate(eval_demo_model.TEST_LABELS):
-            cell = row.crop((i * size, 0, (i + 1) * size, size))
-            glyphs[emoji[label]] = cell.crop(cell.getchannel("A").getbbox()).convert("RGBa")
-        patch.setattr(demo_data, "glyph", glyphs.__getitem__)
-        yield eval_demo_model
-    for name in ("eval_demo_model", "demo_data"):
-        sys.modules.pop(name, None)
+        patch.setattr(data, "glyph", glyphs.__getitem__)
+        yield
 
 
 @pytest.fixture(scope="module")
-def paint(evaluation: ModuleType) -> Iterator[Any]:
-    """Paints requests with the service's own engine and the embedded model."""
-    with evaluation.Service("demo", threads=2, max_batch=8) as service:
-        yield functools.partial(service.paint, sampling=evaluation.Sampling(steps=STEPS))
+def paint(references: None) -> Iterator[Any]:
+    """Paints requests with the service's own engine and the demo model."""
+    with evaluate.Service("demo", threads=2, max_batch=8) as service:
+        yield functools.partial(service.paint, sampling=evaluate.Sampling(steps=STEPS))
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +87,13 @@ def test_tokenizer_takes_any_text(text: str) -> None:
     assert max(ids) < vocabulary == len(tokenizer)
 
 
-def test_objects_reach_their_reference(evaluation: ModuleType, paint: Any, size: int) -> None:
+def test_objects_reach_their_reference(paint: Any, size: int) -> None:
     """What is painted for a prompt lies nearer to that object than to seven others."""
-    labels = [item.label for item in evaluation.demo_data.OBJECTS]
-    wanted = [labels.index(label) for label in evaluation.TEST_LABELS]
-    requests = [evaluation.object_request(label, 50, size) for label in wanted]
+    labels = [item.label for item in OBJECTS]
+    wanted = [labels.index(label) for label in evaluate.TEST_LABELS]
+    requests = [evaluate.object_request(label, 50, size) for label in wanted]
     nearest = [
-        min(wanted, key=functools.partial(evaluation.distance_to_object, painted, request))
+        min(wanted, key=functools.partial(evaluate.distance_to_object, painted, request))
         for request, painted in zip(requests, paint(requests), strict=True)
     ]
     hits = sum(found == label for found, label in zip(nearest, wanted, strict=True))
@@ -109,48 +102,48 @@ def test_objects_reach_their_reference(evaluation: ModuleType, paint: Any, size:
 
 
 @pytest.fixture(scope="module")
-def removals(evaluation: ModuleType, paint: Any, size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def removals(paint: Any, size: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Holes, what was painted into them, and what stood there."""
-    cases = [drawn_removal(evaluation, index, size) for index in range(8)]
+    cases = [drawn_removal(index, size) for index in range(8)]
     paintings = paint([request for request, _ in cases])
     return [(request.hole, painted, truth) for (request, truth), painted in zip(cases, paintings, strict=True)]
 
 
-def test_removal_finds_the_background(evaluation: ModuleType, removals: list[Any]) -> None:
+def test_removal_finds_the_background(removals: list[Any]) -> None:
     """With the guide's background prompt the hole shows about what stood behind the object."""
-    ratios = [evaluation.psnr(painted, truth, hole) for hole, painted, truth in removals]
+    ratios = [evaluate.psnr(painted, truth, hole) for hole, painted, truth in removals]
     # 35.1 dB when this was written; 3 dB are left for another CPU's rounding and a model trained anew.
     assert np.mean(ratios) >= 32.1, ratios
 
 
-def test_removal_leaves_a_small_seam(evaluation: ModuleType, removals: list[Any]) -> None:
+def test_removal_leaves_a_small_seam(removals: list[Any]) -> None:
     """Pixels on both sides of the hole's border differ by a few levels, where there was no object."""
-    jumps = np.array([evaluation.border_jump(painted, hole) for hole, painted, _ in removals])
+    jumps = np.array([evaluate.border_jump(painted, hole) for hole, painted, _ in removals])
     levels = jumps[:, 0].sum() / jumps[:, 1].sum()
     # 1.8 of 255 when this was written; a third is left for another CPU's rounding and a model trained anew.
     assert levels <= 2.4, jumps
 
 
-def drawn_removal(evaluation: ModuleType, index: int, size: int) -> tuple[Any, np.ndarray]:
+def drawn_removal(index: int, size: int) -> tuple[Any, np.ndarray]:
     """A box of grey to remove from a background that needs neither font nor photos."""
     rng = np.random.default_rng([31, index])
-    kinds = [kind for kind, _ in evaluation.demo_data.DRAWN_BACKGROUNDS[:4]]
+    kinds = [kind for kind, _ in data.DRAWN_BACKGROUNDS[:4]]
     background = np.clip(kinds[index % 4](size, rng), 0, 255).astype(np.uint8)
     hole = np.zeros((size, size), np.bool_)
     top, left = rng.integers(size // 8, size // 2, 2)
     hole[top : top + size // 3, left : left + size // 3] = True
     picture = np.where(hole[..., None], np.uint8(40), background)
-    return evaluation.Request(picture, hole, evaluation.REMOVAL_PROMPT, seed=index), background
+    return evaluate.Request(picture, hole, evaluate.REMOVAL_PROMPT, seed=index), background
 
 
-def test_hole_is_that_of_diffusers_pipeline(evaluation: ModuleType, paint: Any, size: int) -> None:
+def test_hole_is_that_of_diffusers_pipeline(paint: Any, size: int) -> None:
     """Diffusers' own pipeline loads the folder, and paints the same into the hole."""
-    request, _ = drawn_removal(evaluation, 0, size)
+    request, _ = drawn_removal(0, size)
     hole = np.zeros((size, size), np.bool_)
     hole[size // 4 : size // 4 * 3, size // 4 : size // 2] = (
         True  # on the grid of latent cells, as diffusers reads masks
     )
-    (ours,) = paint([evaluation.dataclasses.replace(request, hole=hole, prompt="a red rose")])
+    (ours,) = paint([dataclasses.replace(request, hole=hole, prompt="a red rose")])
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(MODEL, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
@@ -168,11 +161,11 @@ def test_hole_is_that_of_diffusers_pipeline(evaluation: ModuleType, paint: Any, 
     assert np.abs(ours - theirs * 255)[hole].max() <= 0.6
 
 
-def test_prompt_and_seed_change_the_hole_only(evaluation: ModuleType, paint: Any, size: int) -> None:
+def test_prompt_and_seed_change_the_hole_only(paint: Any, size: int) -> None:
     """Another prompt or another seed gives another hole, and every value outside it is the input's."""
-    first, _ = drawn_removal(evaluation, 1, size)
+    first, _ = drawn_removal(1, size)
     requests = [
-        evaluation.dataclasses.replace(first, prompt=prompt, seed=seed)
+        dataclasses.replace(first, prompt=prompt, seed=seed)
         for prompt, seed in (("a red rose", 1), ("a red car", 1), ("a red rose", 2), ("a red rose", 1))
     ]
     rose, car, other_rose, same_rose = paint(requests)

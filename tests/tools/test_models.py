@@ -31,7 +31,7 @@ TAG = f"sd-inpaint:{sources.PINNED_REVISION}"
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model as the Hub has the real one: safetensors in half precision only, pickles beside them."""
+    """The demo model as the Hub has the real one: safetensors in half precision only, pickles beside them."""
     folder = tmp_path_factory.mktemp("published") / "model"
     shutil.copytree(ROOT / "src" / "sd_inpaint" / "demo_model", folder)
     for path in list(folder.rglob("*.safetensors")):
@@ -210,7 +210,7 @@ def test_bento_of_the_real_model_holds_its_weights(pulled: Pulled, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def fitting_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An autoencoder for the embedded model's latents, of the class whose decoder is shown what is kept, untrained."""
+    """An autoencoder for the demo model's latents, of the class whose decoder is shown what is kept, untrained."""
     folder = tmp_path_factory.mktemp("vae")
     vae = make_fitting_vae()
     vae.register_to_config(scaling_factor=1.0)

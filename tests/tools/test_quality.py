@@ -1,6 +1,5 @@
 """Gates for what ``scripts/bench quality`` measures: what happens to the pixels beside a mask."""
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +8,7 @@ import pytest
 
 from sd_inpaint.painter import Painter
 from sd_inpaint.settings import Settings
-from tests.support.repository import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from tools.bench import quality as bench_quality
+from tools.bench import quality
 
 STEPS = 10
 PHOTOS = 2
@@ -28,12 +23,12 @@ def figures() -> Iterator[dict[str, Figures]]:
     painter.start()
     assert painter.engine.wait_loaded(120)
     methods: dict[str, Any] = {
-        "ours": bench_quality.this_service(painter, STEPS),
-        "pipeline": bench_quality.diffusers_pipeline(STEPS, None),
-        "cropping pipeline": bench_quality.diffusers_pipeline(STEPS, 32),
+        "ours": quality.this_service(painter, STEPS),
+        "pipeline": quality.diffusers_pipeline(STEPS, None),
+        "cropping pipeline": quality.diffusers_pipeline(STEPS, 32),
         "photo": lambda photo, mask: photo,
     }
-    yield {name: bench_quality.measure(method, PHOTOS) for name, method in methods.items()}
+    yield {name: quality.measure(method, PHOTOS) for name, method in methods.items()}
     painter.stop(drain_seconds=0.0)
 
 
@@ -52,7 +47,7 @@ def test_nothing_changes_outside_the_mask(figures: dict[str, Figures]) -> None:
 @pytest.mark.slow
 def test_border_is_no_worse_than_the_pipelines(figures: dict[str, Figures]) -> None:
     """Of those that keep what is outside, this service's step and colour difference at the border are no larger."""
-    # Holes inside the picture only: along its edge the embedded model paints badly by either way (docs/benchmarks.md).
+    # Holes inside the picture only: along its edge the demo model paints badly by either way (docs/benchmarks.md).
     ours, theirs = (
         {kind: row for kind, row in figures[name].items() if kind != "edge"} for name in ("ours", "cropping pipeline")
     )
@@ -70,9 +65,9 @@ def test_untouched_photo_measures_as_no_seam(figures: dict[str, Figures]) -> Non
 
 def test_seam_is_measured() -> None:
     """A hole that is filled with another colour shows in both measures."""
-    _, photo = next(bench_quality.load_photos())
-    mask = bench_quality.make_masks(*photo.shape[:2])["box"]
+    _, photo = next(quality.load_photos())
+    mask = quality.make_masks(*photo.shape[:2])["box"]
     painted = photo.copy()
     painted[mask == 255] = (0, 255, 0)
-    assert bench_quality.border_colour(photo, painted, mask) > 10
-    assert bench_quality.border_jump(painted, mask) > 3
+    assert quality.border_colour(photo, painted, mask) > 10
+    assert quality.border_jump(painted, mask) > 3

@@ -22,15 +22,14 @@ from tests.support.ldm import TEXT_ENCODER, UNET, VAE, single_file
 from tests.support.repository import ROOT
 from tests.support.tiny_model import make_tokenizer
 from tests.tools.test_models import models
+from tools.weights.single_file import convert
 
 PARTS = ("unet", "vae", "text_encoder")
-
-Convert = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model, with an untrained autoencoder of the class that checkpoints hold; not to be changed."""
+    """The demo model, with an untrained autoencoder of the class that checkpoints hold; not to be changed."""
     folder = tmp_path_factory.mktemp("whole") / "model"
     shutil.copytree(ROOT / "src" / "sd_inpaint" / "demo_model", folder, ignore=shutil.ignore_patterns("vae", "*.md"))
     torch.manual_seed(0)
@@ -53,15 +52,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tensors(whole: Path) -> dict[str, torch.Tensor]:
     """The model's, under a checkpoint's names; not to be changed."""
     return single_file(whole)
-
-
-@pytest.fixture
-def convert(monkeypatch: pytest.MonkeyPatch) -> Convert:
-    """The script's function."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    from tools.weights.single_file import convert
-
-    return convert
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -107,9 +97,7 @@ def test_checkpoint_paints_what_its_folder_paints(
     assert np.array_equal(paint(tag), paint(str(whole)))
 
 
-def test_same_file_gives_the_same_model(
-    tensors: dict[str, torch.Tensor], whole: Path, convert: Convert, tmp_path: Path
-) -> None:
+def test_same_file_gives_the_same_model(tensors: dict[str, torch.Tensor], whole: Path, tmp_path: Path) -> None:
     """Every file of the model is the same to the byte when it is made again elsewhere, so that its version is."""
     save_file(tensors, tmp_path / "checkpoint.safetensors")
     made: list[dict[Path, bytes]] = []
@@ -121,7 +109,7 @@ def test_same_file_gives_the_same_model(
 
 @pytest.mark.slow
 def test_pickle_needs_leave(
-    tensors: dict[str, torch.Tensor], whole: Path, convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tensors: dict[str, torch.Tensor], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A .ckpt is taken only where the operator has said that pickles may be, with the setting that the service has."""
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
@@ -143,9 +131,7 @@ class Code:
         return Path.touch, (Path("was-run"),)
 
 
-def test_no_code_of_a_pickle_is_run(
-    whole: Path, convert: Convert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_code_of_a_pickle_is_run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even with leave a pickle that would call something is refused, and calls nothing."""
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {}, "callbacks": Code()}, "bad.ckpt")
@@ -177,9 +163,7 @@ OTHERS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], dict[str, torch.Tens
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_checkpoints_are_told(
-    tensors: dict[str, torch.Tensor], whole: Path, convert: Convert, tmp_path: Path, name: str
-) -> None:
+def test_other_checkpoints_are_told(tensors: dict[str, torch.Tensor], whole: Path, tmp_path: Path, name: str) -> None:
     """What is no whole checkpoint of Stable Diffusion 1.x for inpainting is refused by what it is."""
     change, reason = OTHERS[name]
     save_file(change(tensors), tmp_path / "other.safetensors")
@@ -200,9 +184,7 @@ FILES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_broken_files_are_told(
-    tensors: dict[str, torch.Tensor], whole: Path, convert: Convert, tmp_path: Path, name: str
-) -> None:
+def test_broken_files_are_told(tensors: dict[str, torch.Tensor], whole: Path, tmp_path: Path, name: str) -> None:
     """A file that is cut off, or is not what it is called, is refused in two lines."""
     called, change, reason = FILES[name]
     save_file(tensors, tmp_path / "whole.safetensors")
@@ -212,9 +194,7 @@ def test_broken_files_are_told(
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_tokenizer_has_to_come_from_somewhere(
-    tensors: dict[str, torch.Tensor], whole: Path, convert: Convert, tmp_path: Path
-) -> None:
+def test_tokenizer_has_to_come_from_somewhere(tensors: dict[str, torch.Tensor], whole: Path, tmp_path: Path) -> None:
     """No checkpoint has one: without a model that has, or with another one than the checkpoint's, it is a sentence."""
     file = tmp_path / "checkpoint.safetensors"
     save_file(tensors, file)
@@ -227,9 +207,9 @@ def test_tokenizer_has_to_come_from_somewhere(
 
 
 def test_configs_are_those_of_stable_diffusion_where_none_are_given(
-    tensors: dict[str, torch.Tensor], whole: Path, convert: Convert, tmp_path: Path
+    tensors: dict[str, torch.Tensor], whole: Path, tmp_path: Path
 ) -> None:
-    """A tokenizer is enough: then a checkpoint is read as Stable Diffusion 1.5, which the embedded model is not."""
+    """A tokenizer is enough: then a checkpoint is read as Stable Diffusion 1.5, which the demo model is not."""
     shutil.copytree(whole / "tokenizer", tmp_path / "words" / "tokenizer")
     save_file(tensors, tmp_path / "checkpoint.safetensors")
     with pytest.raises(WeightsError, match="does not fit the configs"):
@@ -243,7 +223,7 @@ def test_configs_are_those_of_stable_diffusion_where_none_are_given(
 
 
 def test_autoencoder_of_another_class_is_not_a_checkpoints(
-    tensors: dict[str, torch.Tensor], whole: Path, convert: Convert, tmp_path: Path
+    tensors: dict[str, torch.Tensor], whole: Path, tmp_path: Path
 ) -> None:
     """Where the tokenizer comes from a model with a swapped autoencoder, the file's is read as Stable Diffusion's."""
     other = Path(shutil.copytree(whole, tmp_path / "other"))

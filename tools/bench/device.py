@@ -7,8 +7,6 @@ step is one UNet call with guidance, two rows a job, and the scheduler's step of
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,9 +20,8 @@ from sd_inpaint.diffusion.devices import Device, choose_device
 from sd_inpaint.engine.canvas_jobs import CanvasTask
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
+from tools.weights import full_size
 
-ROOT = Path(__file__).parents[1]
-MODEL = ROOT / "build" / "full_size_model"
 WARM_UP_ROUNDS = 1
 
 
@@ -84,20 +81,19 @@ def whole_numbers(text: str) -> list[int]:
 
 def main() -> None:
     """Prints the table, and keeps the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", default=str(MODEL), help="a folder or demo; by default the full size, random weights"
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench device", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", help="a folder, or demo; by default the full size with random weights")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     parser.add_argument("--sides", type=whole_numbers, default=[512], help="pixels, comma-separated")
-    parser.add_argument("--batches", type=whole_numbers, default=[1, 2, 4, 8], help="jobs a call; 1 is always taken")
+    parser.add_argument("--batches", type=whole_numbers, default=[1, 2, 4, 8], help="jobs per call; always with 1")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON for scripts/capacity")
     options = parser.parse_args()
-    if options.model == str(MODEL) and not MODEL.exists():
-        subprocess.run([sys.executable, ROOT / "scripts" / "make_full_size_model.py", options.model], check=True)
-    settings = Settings(model=options.model, device=options.device, dtype=options.dtype)
+    model = options.model or str(full_size.for_benchmarks())
+    settings = Settings(model=model, device=options.device, dtype=options.dtype)
     device, backend = choose_device(settings), weights.load(settings)
     batches = sorted({1, *options.batches})
     print(f"| canvas | begin s | {' | '.join(f'step of {jobs} s' for jobs in batches)} | finish s |")

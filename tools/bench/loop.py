@@ -1,6 +1,6 @@
 """One mixed load against three servers, side by side: this service, a lock around a pipeline, BentoML's defaults.
 
-Every server has the embedded model and the same requests at the same times: 10 to 100 steps, three sizes, and some
+Every server has the demo model and the same requests at the same times: 10 to 100 steps, three sizes, and some
 callers who leave before their picture is done. Arrivals are set so that this service is busy, but not flooded.
 """
 
@@ -24,7 +24,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+from tools import ROOT
+
 MODEL = ROOT / "src" / "sd_inpaint" / "demo_model"
 SIDES = (96, 128, 160)  # pixels
 STEPS = (10, 20, 50, 100)
@@ -170,7 +171,7 @@ def wait_ready(address: str, process: "subprocess.Popen[bytes]", log: Path) -> N
         except httpx.HTTPError:
             pass
         time.sleep(0.5)
-    raise SystemExit(f"the server does not get ready:\n{log.read_text()[-2000:]}")
+    raise SystemExit(f"the server did not become ready:\n{log.read_text()[-2000:]}")
 
 
 def make_files(side: int) -> dict[str, tuple[str, bytes, str]]:
@@ -230,10 +231,12 @@ def report(name: str, outcomes: list[Outcome], seconds: float) -> str:
 
 def main() -> None:
     """Plays the load against each server, in turn, several times over."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--calls", type=int, default=40, help="callers a round")
-    parser.add_argument("--seconds", type=float, default=60.0, help="over how long they come")
-    parser.add_argument("--rounds", type=int, default=2, help="how often the three take their turn")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench loop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--calls", type=int, default=40, help="callers per round")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time over which they arrive")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds over the three servers")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     print("| server | served | failed | pictures/min | p50 s | p95 s | p50 short s | p95 short s |")

@@ -21,7 +21,7 @@ import skimage.data
 from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2gray, rgb2lab
 
-from sd_inpaint.imaging.masks import hole
+from sd_inpaint.imaging.masks import is_hole
 from sd_inpaint.painter import Painter
 from sd_inpaint.picture import Picture
 from sd_inpaint.schema import InpaintParameters, InpaintRequest
@@ -100,7 +100,7 @@ def this_service(painter: Painter, steps: int, **parameters: object) -> Method:
     def paint(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
         options = {"prompt": PROMPT, "num_inference_steps": steps} | parameters
         request = InpaintRequest(Picture(photo, None, None), mask, InpaintParameters.model_validate(options))
-        return asyncio.run(painter.paint(request)).image.rgb
+        return asyncio.run(painter.paint(request)).variations[0].image.rgb
 
     return paint
 
@@ -132,7 +132,7 @@ def diffusers_pipeline(steps: int, padding_mask_crop: int | None) -> Method:
 
 def telea(photo: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """OpenCV's inpainting by fast marching: no model, and so a floor for seams."""
-    return np.asarray(cv2.inpaint(photo, hole(mask).astype(np.uint8), 3, cv2.INPAINT_TELEA))
+    return np.asarray(cv2.inpaint(photo, is_hole(mask).astype(np.uint8), 3, cv2.INPAINT_TELEA))
 
 
 def measure(method: Method, photos: int) -> dict[str, tuple[float, float, float]]:
@@ -157,7 +157,9 @@ def measure(method: Method, photos: int) -> dict[str, tuple[float, float, float]
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--photos", type=int, default=len(PHOTOS), help="how many of the eight")
     options = parser.parse_args()

@@ -8,8 +8,6 @@ import argparse
 import asyncio
 import io
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,9 +19,8 @@ from sd_inpaint.imaging.codecs import decode_image, decode_mask, encode
 from sd_inpaint.painter import Painter
 from sd_inpaint.schema import InpaintParameters, InpaintRequest
 from sd_inpaint.settings import Settings
+from tools.weights import full_size
 
-ROOT = Path(__file__).parents[1]
-MODEL = ROOT / "build" / "full_size_model"
 HOLE = 300  # pixels a side
 
 
@@ -55,15 +52,16 @@ def serve_once(painter: Painter, upload: tuple[bytes, bytes], steps: int) -> tup
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench steps", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    parser.add_argument("--model", default=str(MODEL))
+    parser.add_argument("--model", help="a folder, or demo; by default the full size with random weights")
     options = parser.parse_args()
-    if not Path(options.model).exists():
-        subprocess.run([sys.executable, ROOT / "scripts" / "make_full_size_model.py", options.model], check=True)
-    painter = Painter(Settings(model=options.model, dtype=options.dtype))
+    model = options.model or str(full_size.for_benchmarks())
+    painter = Painter(Settings(model=model, dtype=options.dtype))
     painter.start()
     painter.engine.wait_loaded()
     painter.check_open()

@@ -1,7 +1,7 @@
 """Is the simulation of scripts/capacity right? The same arrivals in real time and in simulated time, side by side.
 
 Two real servers: the engine's own thread over a device that sleeps (nothing but the loop and the clock), and the whole
-service with the embedded model over HTTP. How long the device takes is read from the very run (the sleeper's own notes,
+service with the demo model over HTTP. How long the device takes is read from the very run (the sleeper's own notes,
 the server's X-Inference-Seconds), so that a busy machine shifts both sides alike.
 """
 
@@ -164,23 +164,23 @@ def report(name: str, load: float, calls: Sequence[Call], outcome: Outcome) -> s
 
 def main() -> None:
     """Plays each load in real time, then in simulated time."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench capacity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=100, help="pictures a point")
     parser.add_argument("--loads", type=float, nargs="+", default=[0.5, 0.8], help="part of the device's time")
-    parser.add_argument(
-        "--step-seconds", type=float, default=0.05, help="of the embedded model here, to set the rate by"
-    )
+    parser.add_argument("--step-seconds", type=float, default=0.05, help="of the demo model here, to set the rate by")
     parser.add_argument("--servers", nargs="+", default=["sleeping", "demo"], choices=("sleeping", "demo"))
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    print("Seconds from coming to being painted, real / simulated\n")
+    print("Seconds from arrival to result, real / simulated\n")
     names = ("server", "load meant", "utilisation", "pictures", "mean", "p50", "p95", "p99")
     print(f"| {' | '.join(names)} |\n{'| --- ' * len(names)}|", flush=True)
-    demo = DeviceTimes([CanvasTimes(96 * 96, {1: options.step_seconds})], "the embedded model")
+    demo = DeviceTimes([CanvasTimes(96 * 96, {1: options.step_seconds})], "the demo model")
     for server in options.servers:
         mix, device = (SLEEPING_MIX, SLEEPING) if server == "sleeping" else (DEMO_MIX, demo)
         for load in options.loads:
-            rate = load / mix.mean(list(mix.alone_seconds(device)))
+            rate = load / mix.mean(mix.alone_seconds(device))
             arrivals = draw_arrivals(mix, Arrivals(rate), options.calls, options.seed)
             if server == "sleeping":
                 bounds = dataclasses.replace(UNBOUNDED, max_batch=4)

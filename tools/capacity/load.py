@@ -16,7 +16,7 @@ BURST_SHARE = 0.1
 
 
 class PlanError(Exception):
-    """An input that no plan can be made of; the message is for whoever typed it."""
+    """An input from which no plan can be made; the message is for the user."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class DeviceTimes:
         except json.JSONDecodeError:
             return cls.from_bench_steps(text)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PlanError(f"{path.name} is not what scripts/bench device writes: {error!r}.") from error
+            raise PlanError(f"{path.name} was not written by scripts/bench device: {error!r}.") from error
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -109,7 +109,7 @@ class DeviceTimes:
                 runs.setdefault(int(width) * int(height), []).append((int(summary[2]), float(seconds)))
             begin = summary.end()
         if not runs:
-            raise PlanError("The file holds neither JSON of scripts/bench device nor a table of scripts/bench steps.")
+            raise PlanError("The file is neither JSON from scripts/bench device nor a table from scripts/bench steps.")
         return cls([fit_canvas(pixels, points) for pixels, points in runs.items()], name)
 
 
@@ -120,7 +120,7 @@ def fit_canvas(pixels: int, points: Sequence[tuple[int, float]]) -> CanvasTimes:
         return CanvasTimes(pixels, {1: float(seconds.mean() / steps[0])})
     step, rest = np.polyfit(steps, seconds, 1)
     if step <= 0:
-        raise PlanError("By scripts/bench steps more steps took less time: measure again on an idle machine.")
+        raise PlanError("In scripts/bench steps, more steps took less time: measure again on an idle machine.")
     return CanvasTimes(pixels, {1: float(step)}, begin=max(0.0, float(rest)))
 
 
@@ -152,7 +152,7 @@ class Kind:
             raise ValueError(f"{text!r} is not WIDTHxHEIGHT:STEPS:SHARE, such as 512x512:30:0.7")
         kind = cls(int(found[1]), int(found[2]), int(found[3]), float(found[4] or 1.0))
         if min(kind.width, kind.height) < 8 or not 1 <= kind.steps <= 150 or kind.share <= 0:
-            raise ValueError(f"{text!r}: sides are 8 pixels and more, steps 1 to 150, a share is over 0")
+            raise ValueError(f"{text!r}: sides must be at least 8 pixels, steps 1 to 150, shares above 0")
         return kind
 
     @property
@@ -182,7 +182,7 @@ class Mix:
         total = sum(kind.share for kind in self.kinds)
         object.__setattr__(self, "shares", tuple(kind.share / total for kind in self.kinds))
 
-    def mean(self, values: Sequence[float]) -> float:
+    def mean(self, values: Sequence[float] | np.ndarray) -> float:
         """Returns the mean over pictures of a value that each kind has."""
         return float(np.dot(self.shares, values))
 
@@ -213,17 +213,18 @@ class Arrivals:
     def times(self, pictures: int, draw: np.random.Generator) -> np.ndarray:
         """Returns (pictures,) float64: clock readings in seconds, rising.
 
-        A bursty load is a Poisson process whose rate switches between two values (MMPP of two states), so that the mean
-        stays.
+        Without bursts as many come in as much time as should; only when they do is left to chance. A bursty load is a
+        Poisson process whose rate switches between two values (MMPP of two states), so that the mean stays in the long
+        run.
         """
         if self.burst == 1.0:
-            return np.cumsum(draw.exponential(1 / self.per_second, pictures))
+            return np.sort(draw.uniform(0.0, pictures / self.per_second, pictures))
         return np.fromiter(self._bursty(draw), float, pictures)
 
     def _bursty(self, draw: np.random.Generator) -> Iterator[float]:
         quiet = (1 - BURST_SHARE * self.burst) / (1 - BURST_SHARE)
         if quiet < 0:
-            raise PlanError(f"A burst is at most {1 / BURST_SHARE:.0f} times the mean: there is nothing left between.")
+            raise PlanError(f"A burst is at most {1 / BURST_SHARE:.0f} times the mean: nothing is left between bursts.")
         phases = ((quiet, self.burst_seconds * (1 / BURST_SHARE - 1)), (self.burst, self.burst_seconds))
         now = 0.0
         while True:

@@ -2,25 +2,40 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from tools.capacity.fleet import FULLEST, Fleet
 from tools.capacity.load import PlanError
-from tools.capacity.model import Model
+from tools.capacity.simulation import Outcome
 
 HOURS_PER_MONTH = 730.0
 """A year's 8,760 by twelve."""
 
-MOST_REPLICAS = 10_000_000
-FULLEST = 0.98
-"""No plan loads a replica more than this: beyond, a queue takes days to become steady."""
+PICTURES = 4_000
+"""Simulated for each fleet that a search looks at."""
+
+WORST_WAIT = 4.0
+"""Times the target's wait: whoever would wait longer is refused, unless somebody says otherwise."""
+
+EMPTIEST = 0.01
+"""Of replicas with less load than this, more are no better: their pictures are all but alone."""
+
+TOLERANCE = 0.01
+"""Of a number of replicas: fleets of more than 100 are found to within so much; chance moves them as far."""
+
+LOAD_TOLERANCE = 0.02
+"""Of the most load of a fleet."""
+
+HOPELESS = "No number of replicas meets the target: a picture alone on a device takes too long for it."
 
 
 @dataclass(frozen=True)
 class Target:
-    """What callers are to get.
+    """What callers are to get. Who is refused does not get it.
 
     Attributes:
-        wait_seconds: The wait that ``wait_part`` of them stay under.
+        wait_seconds: The wait that ``wait_part`` of them stay under; None for no such target.
         wait_part: In (0, 1).
         within_seconds: From coming to being painted; None for no such target.
         within_part: How many are to be painted by then, in (0, 1).
@@ -31,13 +46,17 @@ class Target:
     within_seconds: float | None = None
     within_part: float = 0.95
 
-    def is_met(self, model: Model) -> bool:
-        """Says whether a fleet meets it, by the formula."""
-        if model.load > FULLEST:
+    def is_met(self, outcome: Outcome) -> bool:
+        """Says whether a simulation met it."""
+        if self.wait_seconds is not None and outcome.waited_within(self.wait_seconds) < self.wait_part:
             return False
-        if self.wait_seconds is not None and model.quantile(self.wait_part) > self.wait_seconds:
-            return False
-        return self.within_seconds is None or model.served_within(self.within_seconds) >= self.within_part
+        return self.within_seconds is None or outcome.served_within(self.within_seconds) >= self.within_part
+
+    def is_possible(self, load: Fleet) -> bool:
+        """Says whether it would be met if each picture had a device to itself."""
+        if self.within_seconds is None:
+            return True
+        return load.mix.mean(load.mix.alone_seconds(load.device) <= self.within_seconds) >= self.within_part
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,7 @@ class Rise:
 
     Attributes:
         factor: How many times the planned load comes, all at once.
-        replicas: That the new load needs.
+        replicas: That are enough for the new load.
         load: Of the replicas there are, until then.
         help_seconds: Until the new ones paint.
         longest_wait_seconds: Of those who come just before, with no bound on the queue, beside the usual wait.
@@ -84,20 +103,23 @@ class Plan:
     """A fleet for a load.
 
     Attributes:
-        model: The fleet under that load.
-        spare: Replicas among them that may be away without missing the target.
-        max_queue: For SD_INPAINT_MAX_QUEUE.
-        max_queue_work: For SD_INPAINT_MAX_QUEUE_WORK, in megapixel-steps.
-        refused: Part of the pictures that these bounds refuse.
-        queue_seconds: For the chart's autoscaling.queueSeconds.
+        fleet: What meets the target, with its bounds, under the load.
+        spare: Replicas on top, that may be away.
+        outcome: What a simulation of ``fleet`` showed.
+        most_per_second: Pictures a second with which ``fleet`` still meets the target.
+        queue_seconds: For the chart's autoscaling.queueSeconds: the mean of the gauge at ``most_per_second``.
     """
 
-    model: Model
+    fleet: Fleet
     spare: int
-    max_queue: int
-    max_queue_work: int
-    refused: float
+    outcome: Outcome
+    most_per_second: float
     queue_seconds: float
+
+    @property
+    def replicas(self) -> int:
+        """In all, the spare ones among them."""
+        return self.fleet.replicas + self.spare
 
 
 @dataclass(frozen=True)
@@ -115,78 +137,118 @@ class Cost:
     per_thousand_busy: float
 
 
-def make_plan(load: Model, target: Target, *, spare: int = 0, worst_wait_seconds: float) -> Plan:
-    """Finds the smallest fleet that meets a target.
+def make_plan(
+    load: Fleet,
+    target: Target,
+    *,
+    spare: int = 0,
+    worst_wait_seconds: float,
+    pictures: int = PICTURES,
+    seed: int = 1,
+) -> Plan:
+    """Finds the smallest fleet that meets a target, and its settings.
 
     Args:
-        load: The load, and everything about a replica; its number of replicas is not looked at.
+        load: The load, and everything about a replica but its queue's bounds; how many there are is not looked at.
         target: What callers are to get.
         spare: Replicas on top, that may be away.
         worst_wait_seconds: Whoever would wait longer than this is refused.
+        pictures: Simulated for each fleet that is looked at.
+        seed: Of the simulations.
 
     Raises:
         PlanError: If no fleet meets it.
     """
-    needed = smallest_fleet(load, target)
-    fleet = dataclasses.replace(load, replicas=needed)
-    places = queue_places(fleet, worst_wait_seconds)
-    works = [kind.megapixel_steps for kind in load.mix.kinds]
-    return Plan(
-        model=dataclasses.replace(fleet, replicas=needed + spare),
-        spare=spare,
-        # The work is the bound that tells seconds; in number there is room for as much work of the smallest pictures.
-        max_queue=math.ceil(places * load.mix.megapixel_steps / min(works)),
-        max_queue_work=math.ceil(places * load.mix.megapixel_steps),
-        refused=dataclasses.replace(fleet, max_canvases=places).refused,
-        queue_seconds=threshold_seconds(fleet, target),
+    fleet, outcome = smallest_fleet(bounded(load, worst_wait_seconds), target, pictures, seed)
+    most_per_second, busiest = most_load(fleet, outcome, target, pictures, seed)
+    return Plan(fleet, spare, outcome, most_per_second, busiest.queue_seconds)
+
+
+def bounded(load: Fleet, worst_wait_seconds: float) -> Fleet:
+    """Returns a load whose replicas refuse whoever would wait longer than this."""
+    places = load.bounds.max_batch + max(1, math.floor(worst_wait_seconds * load.most_per_second))
+    work = places * load.mix.megapixel_steps
+    # The work is the bound that stands for seconds; in number there is room for as much work of the smallest pictures.
+    smallest = min(kind.megapixel_steps for kind in load.mix.kinds)
+    bounds = dataclasses.replace(
+        load.bounds, max_canvases=math.ceil(work / smallest), max_megapixel_steps=float(math.ceil(work))
     )
+    return dataclasses.replace(load, bounds=bounds)
 
 
-def smallest_fleet(load: Model, target: Target) -> int:
-    """Returns how few replicas meet the target; raises PlanError if no number does."""
+def smallest_fleet(load: Fleet, target: Target, pictures: int = PICTURES, seed: int = 1) -> tuple[Fleet, Outcome]:
+    """Returns the smallest fleet whose simulation meets the target, and what that showed.
 
-    def is_enough(replicas: int) -> bool:
-        return target.is_met(dataclasses.replace(load, replicas=replicas))
+    Raises:
+        PlanError: If no number of replicas meets it.
+    """
+    replicas, outcome = fewest(load.of, load.least_replicas, target, pictures, seed)
+    return load.of(replicas), outcome
 
-    least = max(1, math.ceil(load.per_second / load.most_per_second / FULLEST))
+
+def fewest(make: Callable[[int], Fleet], least: int, target: Target, pictures: int, seed: int) -> tuple[int, Outcome]:
+    """Returns the smallest number, ``least`` or more, of which a fleet is made that meets the target.
+
+    Raises:
+        PlanError: If there is none.
+    """
+    if not target.is_possible(make(least)):
+        raise PlanError(HOPELESS)
+    # 1. Half as many more each time, until they are enough.
     enough = least
-    # With a hundred times what the load needs at least, pictures are all but alone on their devices.
-    most = min(100 * least, MOST_REPLICAS)
-    while not is_enough(enough):
-        if enough > most:
-            raise PlanError(
-                "No number of replicas meets the target: a picture alone on a device takes too long for it."
-            )
-        least, enough = enough + 1, enough * 2
-    while least < enough:
+    while not target.is_met(outcome := make(enough).simulate(pictures, seed)):
+        if make(enough).load < EMPTIEST:
+            raise PlanError(HOPELESS)
+        least, enough = enough + 1, math.ceil(1.5 * enough)
+    # 2. Bisection between those that were too few and these.
+    while enough - least > int(TOLERANCE * enough):
         middle = (least + enough) // 2
-        least, enough = (least, middle) if is_enough(middle) else (middle + 1, enough)
-    return enough
+        tried = make(middle).simulate(pictures, seed)
+        if target.is_met(tried):
+            enough, outcome = middle, tried
+        else:
+            least = middle + 1
+    return enough, outcome
 
 
-def queue_places(fleet: Model, worst_wait_seconds: float) -> int:
-    """Returns how many pictures a replica may take so that the last of them waits no longer than this."""
-    return fleet.max_batch + max(1, math.floor(worst_wait_seconds * fleet.most_per_second))
+def most_load(
+    fleet: Fleet, outcome: Outcome, target: Target, pictures: int = PICTURES, seed: int = 1
+) -> tuple[float, Outcome]:
+    """Returns the most pictures a second with which a fleet still meets the target, and what a simulation showed then.
 
-
-def threshold_seconds(fleet: Model, target: Target) -> float:
-    """Returns the mean seconds of work in a replica at the most load with which the fleet still meets the target."""
+    Args:
+        fleet: The smallest for its load.
+        outcome: What that showed.
+        target: What callers are to get.
+        pictures: Simulated for each load that is looked at.
+        seed: Of the simulations.
+    """
     low, high = fleet.per_second, FULLEST * fleet.replicas * fleet.most_per_second
-    for _ in range(20):
+    if fleet.replicas > 1:
+        # One replica less is too few, so each can take no more than that many would have to.
+        high = min(high, low * fleet.replicas / (fleet.replicas - 1))
+    while high - low > LOAD_TOLERANCE * high:
         middle = (low + high) / 2
-        is_met = target.is_met(dataclasses.replace(fleet, per_second=middle))
-        low, high = (middle, high) if is_met else (low, middle)
-    return dataclasses.replace(fleet, per_second=low).queue_seconds
+        tried = fleet.under(middle).simulate(pictures, seed)
+        if target.is_met(tried):
+            low, outcome = middle, tried
+        else:
+            high = middle
+    return low, outcome
 
 
-def sudden_rise(plan: Plan, target: Target, factor: float, growth: Growth) -> Rise:
-    """Says what happens if the load is ``factor`` times the planned one from one moment to the next."""
-    fleet = plan.model
-    wanted = smallest_fleet(dataclasses.replace(fleet, per_second=fleet.per_second * factor), target) + plan.spare
-    load = fleet.load * factor
+def sudden_rise(plan: Plan, factor: float, growth: Growth) -> Rise:
+    """Says what happens if the load is ``factor`` times the planned one from one moment to the next.
+
+    Arithmetic, not simulation: replicas that each take as much as the planned ones can are enough, for a larger fleet
+    waits no longer; and work that comes faster than it is done piles up.
+    """
+    fleet = plan.fleet
+    wanted = math.ceil(factor * fleet.per_second / (plan.most_per_second / fleet.replicas)) + plan.spare
+    load = factor * fleet.of(plan.replicas).load
     # All seconds are a device's: backlog of work for each replica that is there now.
     backlog = max(0.0, load - 1) * growth.seconds
-    room = wanted / fleet.replicas - load
+    room = wanted / plan.replicas - load
     over = backlog / room if backlog and room > 0 else 0.0
     return Rise(factor, wanted, load, growth.seconds, backlog, over, max(0.0, 1 - 1 / load))
 

@@ -1,16 +1,13 @@
-"""Traffic, writes, bytes and machines at several rates, for one device, mix and target: arithmetic, not measurement."""
+"""Traffic, writes, bytes and machines at several rates: arithmetic upon one simulated cell, not measurement."""
 
 import argparse
-import dataclasses
 import math
 from dataclasses import dataclass
 
 from sd_inpaint.jobs.runner import TICK_SECONDS
-from tools.capacity.model import Model
-from tools.capacity.options import add_load, positive, read_load
-from tools.capacity.plan import HOURS_PER_MONTH, Target, smallest_fleet
-
-HELP = "traffic, writes and machines, up to internet scale"
+from tools.capacity.fleet import Fleet
+from tools.capacity.options import add_load, add_simulation, positive, read_replica
+from tools.capacity.plan import HOURS_PER_MONTH, PICTURES, WORST_WAIT, Target, bounded, fewest, smallest_fleet
 
 KILO, GIGA = 1e3, 1e9
 
@@ -69,26 +66,26 @@ class Site:
     cost_per_month: float
 
 
-def size_site(load: Model, target: Target, facts: Facts) -> Site:
+def size_site(load: Fleet, target: Target, facts: Facts, pictures: int = PICTURES, seed: int = 1) -> Site:
     """Works out a site; the load's number of replicas is not looked at.
 
     Raises:
         PlanError: If no number of replicas meets the target.
     """
-    cells = 1
-    while True:
-        cell = dataclasses.replace(load, per_second=load.per_second / cells)
-        cell = dataclasses.replace(cell, replicas=smallest_fleet(cell, target))
-        if cell.replicas <= facts.cell_replicas:
-            break
-        # A cell's fleet grows a little slower than its load, so this comes to an end.
-        cells = max(cells + 1, math.ceil(cells * cell.replicas / facts.cell_replicas))
+    # 1. As few cells as meet the target when they are full; where one does, as few replicas as do.
+    full = load.of(facts.cell_replicas)
+    least = math.ceil(load.least_replicas / facts.cell_replicas)
+    cells, outcome = fewest(lambda cells: full.under(load.per_second / cells), least, target, pictures, seed)
+    cell = full
+    if cells == 1:
+        cell, outcome = smallest_fleet(load, target, pictures, seed)
+    # 2. What follows from that.
     replicas = cells * cell.replicas
     rate = load.per_second
-    in_flight = rate * (cell.mean_wait + load.mix.mean(list(load.alone)))  # Little's law
+    in_flight = rate * float(outcome.responses().mean())  # Little's law
     kept = in_flight * facts.jobs_part
     # Each replica writes one transaction a tick for all its jobs, and none where it has none.
-    ticks = min(replicas * cell.utilisation, kept) / TICK_SECONDS
+    ticks = min(replicas * outcome.utilisation, kept) / TICK_SECONDS
     return Site(
         cells=cells,
         replicas=replicas,
@@ -109,20 +106,21 @@ def size_site(load: Model, target: Target, facts: Facts) -> Site:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The load, the target, and what a site's operator knows."""
     add_load(parser, per_minute=False)
+    add_simulation(parser)
     add = parser.add_argument
     add(
         "--per-minute", type=positive, nargs="+", default=[10, 1_000, 100_000], help="pictures a minute, one or several"
     )
-    add("--wait", type=positive, default=10.0, help="seconds that 95 of 100 wait at most, beyond the time alone")
+    add("--wait", type=positive, default=10.0, help="longest wait of 95 of 100, in seconds, beyond the time alone")
     add("--price-per-hour", type=positive, help="of one replica, in any currency")
     add("--upload-kilobytes", type=positive, default=200.0, help="picture and mask of a request")
     add("--result-kilobytes", type=positive, default=500.0, help="one result: a PNG of 512×512 has about 500")
-    add("--jobs-part", type=float, default=1.0, help="of the pictures, those that come by /sd-inpaint/jobs, 0 to 1")
+    add("--jobs-part", type=float, default=1.0, help="share of pictures sent to /sd-inpaint/jobs, 0 to 1")
     add("--polls-per-second", type=float, default=1.0, help="how often the caller of a job asks for it")
     add("--result-ttl", type=positive, default=3600.0, help="SD_INPAINT_RESULT_TTL_SECONDS")
     add("--image-gigabytes", type=positive, default=9.0, help="of the image with CUDA and weights, as pulled")
     add("--cell-replicas", type=int, default=64, help="most replicas behind one balancer and one store")
-    add("--per-machine", type=int, default=8, help="replicas, so cards, a machine")
+    add("--per-machine", type=int, default=8, help="replicas (cards) per machine")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -140,9 +138,11 @@ def run(options: argparse.Namespace) -> None:
         options.per_machine,
         options.price_per_hour,
     )
-    load = read_load(options)
-    target = Target(options.wait)
-    sites = [size_site(dataclasses.replace(load, per_second=rate / 60), target, facts) for rate in options.per_minute]
+    load = bounded(read_replica(options), WORST_WAIT * options.wait)
+    sites = [
+        size_site(load.under(rate / 60), Target(options.wait), facts, options.pictures, options.seed)
+        for rate in options.per_minute
+    ]
     names = " | ".join(f"{per_minute:,.0f} a minute" for per_minute in options.per_minute)
     print(f"| | {names} |\n| --- {'| --- ' * len(sites)}|")
     for title, field, scale in ROWS:

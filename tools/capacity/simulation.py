@@ -1,7 +1,7 @@
 """Replicas behind a balancer, in simulated time: the service's own device loop, on devices that only take time.
 
-What is real: ``DeviceLoop``, ``CanvasQueue``, ``Order`` and ``Pace`` of ``src/sd_inpaint``, unchanged. What is simulated:
-the device, the clock, the callers and the balancer.
+What is real: ``DeviceLoop``, ``CanvasQueue``, ``Order`` and ``Pace`` of ``src/sd_inpaint``, unchanged. What is
+simulated: the device, the clock, the callers and the balancer.
 """
 
 import heapq
@@ -16,7 +16,7 @@ import numpy as np
 
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasTask
 from sd_inpaint.engine.loop import DeviceLoop
-from sd_inpaint.engine.queue import PATIENCE, CanvasQueue, Order, Pace
+from sd_inpaint.engine.queue import CanvasQueue, Pace
 from sd_inpaint.errors import QueueFullError
 from sd_inpaint.schema import InpaintParameters
 from tools.capacity.device import Clock, SimulatedBackend, SimulatedDiffusion
@@ -47,7 +47,6 @@ class Bounds:
     max_canvases: int = 32
     max_megapixel_steps: float = 2000.0
     deadline_seconds: float = 3600.0
-    patience: float = PATIENCE
 
 
 @dataclass
@@ -86,13 +85,12 @@ class Replica:
     def __init__(self, device: DeviceTimes, bounds: Bounds) -> None:
         self.clock = Clock()
         per_megapixel = float(device.canvases[0].step_seconds(1)) / device.canvases[0].pixels * 1e6
-        # Two passes a step, by the embedded guidance; the pace is measured from the first step on.
+        # Two passes a step, by the default guidance; the pace is measured from the first step on.
         self.backend = TimedBackend(self.clock, bounds.max_batch, per_megapixel / 2, device=device)
         queue = CanvasQueue(
             max_canvases=bounds.max_canvases,
             max_megapixel_steps=bounds.max_megapixel_steps,
             pace=Pace(self.backend.seconds_per_megapixel_pass),
-            order=Order(bounds.patience),
         )
         self.loop = DeviceLoop(self.backend, queue, self.clock)
         self._deadline_seconds = bounds.deadline_seconds
@@ -179,26 +177,27 @@ class Outcome:
     utilisation: float
     seconds: float
 
-    def _column(self, name: str, kind: Kind | None) -> np.ndarray:
-        values = np.array([getattr(p, name) for p in self.pictures if kind is None or p.kind == kind], float)
+    def waits(self) -> np.ndarray:
+        """Returns (served,) float64, in seconds."""
+        return self._of_served([picture.wait for picture in self.pictures])
+
+    def responses(self) -> np.ndarray:
+        """Returns (served,) float64, in seconds."""
+        return self._of_served([picture.response for picture in self.pictures])
+
+    @staticmethod
+    def _of_served(seconds: Sequence[float]) -> np.ndarray:
+        values = np.array(seconds, float)
         return np.asarray(values[~np.isnan(values)])
 
-    def waits(self, kind: Kind | None = None) -> np.ndarray:
-        """Returns (served,) float64, in seconds: of all, or of one kind."""
-        return self._column("wait", kind)
-
-    def responses(self, kind: Kind | None = None) -> np.ndarray:
-        """Returns (served,) float64, in seconds: of all, or of one kind."""
-        return self._column("response", kind)
-
-    def wait(self, percent: float, kind: Kind | None = None) -> float:
+    def wait(self, percent: float) -> float:
         """Returns a percentile of the waits, in seconds; NaN where nobody was served."""
-        waits = self.waits(kind)
+        waits = self.waits()
         return float(np.percentile(waits, percent)) if len(waits) else math.nan
 
-    def response(self, percent: float, kind: Kind | None = None) -> float:
+    def response(self, percent: float) -> float:
         """Returns a percentile of the responses, in seconds; NaN where nobody was served."""
-        responses = self.responses(kind)
+        responses = self.responses()
         return float(np.percentile(responses, percent)) if len(responses) else math.nan
 
     @property
@@ -216,6 +215,10 @@ class Outcome:
         """Pictures painted a minute."""
         return 60 * len(self.waits()) / self.seconds
 
+    def waited_within(self, seconds: float) -> float:
+        """Returns the part of all pictures that were painted and waited no longer."""
+        return float(np.sum(self.waits() <= seconds) / len(self.pictures))
+
     def served_within(self, seconds: float) -> float:
         """Returns the part of all pictures that came back painted in that time."""
         return float(np.sum(self.responses() <= seconds) / len(self.pictures))
@@ -228,8 +231,8 @@ def make_task(width: int, height: int, steps: int) -> CanvasTask:
     return CanvasTask(image, image[..., 0], InpaintParameters(prompt="", num_inference_steps=steps), seed=0)
 
 
-class Fleet:
-    """Replicas and their balancer."""
+class Cluster:
+    """Replicas behind a balancer, as they are played."""
 
     def __init__(
         self, device: DeviceTimes, bounds: Bounds, replicas: int, balancer: Balancer, draw: np.random.Generator
@@ -280,27 +283,29 @@ def play(
     warm_up: float = WARM_UP,
 ) -> Outcome:
     """Plays arrivals (seconds, what), in order of time; the same seed gives the same outcome."""
-    fleet = Fleet(device, bounds, replicas, balancer, np.random.default_rng(seed))
+    cluster = Cluster(device, bounds, replicas, balancer, np.random.default_rng(seed))
     alone = {kind: kind.alone_seconds(device) for _, kind in arrivals}
     pictures = [Picture(time, kind, alone[kind]) for time, kind in arrivals]
     first = int(len(pictures) * warm_up)
     busy_before = 0.0
     for number, picture in enumerate(pictures):
         if number == first:
-            busy_before = fleet.busy_seconds(picture.arrived)
-        replica = fleet.choose(picture.arrived)
-        picture.queue_seconds = fleet.queue_seconds(picture.arrived)
+            busy_before = cluster.busy_seconds(picture.arrived)
+        replica = cluster.choose(picture.arrived)
+        picture.queue_seconds = cluster.queue_seconds(picture.arrived)
         job = CanvasJob(make_task(picture.kind.width, picture.kind.height, picture.kind.steps))
         if replica.submit(job, picture.arrived):
             job.future.add_done_callback(partial(picture.end, clock=replica.clock))
     seconds = pictures[-1].arrived - pictures[first].arrived
-    busy_seconds = fleet.busy_seconds(pictures[-1].arrived) - busy_before
-    fleet.busy_seconds(math.inf)
+    busy_seconds = cluster.busy_seconds(pictures[-1].arrived) - busy_before
+    cluster.busy_seconds(math.inf)
     return Outcome(pictures[first:], busy_seconds / (replicas * seconds), seconds)
 
 
 def draw_arrivals(mix: Mix, arrivals: Arrivals, pictures: int, seed: int) -> list[tuple[float, Kind]]:
-    """Draws so many pictures: when they come, and what is asked for."""
+    """Draws so many pictures: when they come, and what is asked for, each kind by as many as its share is."""
     draw = np.random.default_rng(seed)
-    chosen = draw.choice(len(mix.kinds), pictures, p=mix.shares)
+    ends = np.round(np.cumsum(mix.shares) * pictures).astype(int)
+    chosen = np.repeat(np.arange(len(mix.kinds)), np.diff(ends, prepend=0))
+    draw.shuffle(chosen)
     return [(float(time), mix.kinds[n]) for time, n in zip(arrivals.times(pictures, draw), chosen, strict=True)]

@@ -1,1 +1,1 @@
-"""The embedded model: its data, its training, its figures."""
+"""The demo model: its data, its training, its figures."""

@@ -1,4 +1,4 @@
-"""Draws the pictures, holes and captions that the embedded demo model learns from.
+"""Draws the pictures, holes and captions that the demo model learns from.
 
 One sample is what an inpainting request is about: a picture, a hole in it, and a prompt that says what
 the hole shows. Objects are glyphs of Noto Color Emoji; backgrounds are drawn, or cut out of the photos
@@ -17,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from tools.demo_model.captions import background_caption, object_caption
+from tools.demo_model.objects import OBJECTS, Object
+
 Rgb = npt.NDArray[np.uint8]  # (H, W, 3), 0..255
 Hole = npt.NDArray[np.bool_]  # (H, W), True: to be painted
 
@@ -34,147 +37,6 @@ TRAINING_PHOTOS = (
     "camera.png", "coins.png", "clock_motion.png",
 )  # fmt: skip
 HELD_OUT_PHOTOS = ("chelsea.png",)
-
-
-@dataclasses.dataclass(frozen=True)
-class DemoObject:
-    """A thing the model can paint: its emoji and the names it goes by, the first being its label."""
-
-    emoji: str
-    names: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        """The name shown in reports and on the contact sheet."""
-        return self.names[0]
-
-
-def _catalogue() -> tuple[DemoObject, ...]:
-    rows = """
-    🌹 red rose, rose, rose flower
-    🚗 red car, red sports car, car, sports car, red automobile
-    😀 smiling face, happy face, smiling happy face, smile, grinning face
-    🍎 red apple, apple
-    🐱 cat, yellow cat, kitten, cat face
-    🐶 dog, puppy, dog face
-    💗 pink heart, heart, love heart
-    ⭐ yellow star, star, golden star
-    🔥 fire, flame, burning fire
-    🌞 sun, yellow sun, smiling sun
-    🌙 crescent moon, moon, yellow moon
-    🌳 green tree, tree, oak tree
-    🌴 palm tree, palm
-    🌵 cactus, green cactus
-    🌻 sunflower, yellow flower, yellow sunflower
-    🌷 pink tulip, tulip
-    🍄 red mushroom, mushroom, toadstool
-    🍌 banana, yellow banana, bananas
-    🍍 pineapple
-    🍉 watermelon, slice of watermelon, watermelon slice
-    🍇 grapes, purple grapes, bunch of grapes
-    🍓 strawberry, red strawberry
-    🍒 cherries, red cherries, cherry
-    🍋 lemon, yellow lemon
-    🥕 carrot, orange carrot
-    🌽 corn, ear of corn, maize
-    🍆 eggplant, aubergine, purple eggplant
-    🥑 avocado, green avocado
-    🍕 pizza, slice of pizza, pizza slice
-    🍔 hamburger, burger, cheeseburger
-    🍩 donut, doughnut, chocolate donut
-    🎂 birthday cake, cake, cake with candles
-    🍦 ice cream, ice cream cone, vanilla ice cream
-    ☕ cup of coffee, coffee, coffee cup, hot coffee, cup of tea
-    🍺 glass of beer, beer, mug of beer
-    🐸 frog, green frog, frog face
-    🐼 panda, panda bear, panda face
-    🐷 pig, pink pig, pig face
-    🐤 chick, yellow chick, little bird, yellow bird
-    🐧 penguin
-    🐠 tropical fish, fish, yellow fish
-    🐳 blue whale, whale
-    🐙 octopus, pink octopus
-    🦋 orange butterfly, butterfly
-    🐞 ladybug, ladybird, beetle
-    🐢 turtle, green turtle, tortoise
-    🐌 snail
-    🦀 red crab, crab
-    🦊 fox, orange fox, fox face
-    🦁 lion, lion face
-    🚌 bus, blue bus, city bus
-    🚜 tractor, farm tractor
-    🚲 bicycle, bike
-    🚀 rocket, space rocket, spaceship
-    ⛵ sailboat, sailing boat, boat
-    🏠 house, small house, cottage
-    ⛺ tent, orange tent, camping tent
-    ☂️ purple umbrella, umbrella, open umbrella
-    🎈 red balloon, balloon
-    🎁 gift box, gift, present, gift with a ribbon
-    ⚽ soccer ball, football, ball
-    🏀 basketball, orange ball
-    🏆 golden trophy, trophy, golden cup
-    🎸 guitar, electric guitar
-    ⏰ alarm clock, clock, red clock
-    💡 light bulb, lightbulb, lamp
-    🔑 golden key, key
-    📕 red book, book, closed book
-    👑 golden crown, crown
-    🎩 top hat, black hat, hat
-    📷 camera, photo camera
-    💎 blue diamond, diamond, gem, jewel
-    🤖 robot, robot face
-    👻 white ghost, ghost
-    ⛄ snowman
-    🎃 pumpkin, halloween pumpkin, jack-o-lantern
-    🌈 rainbow
-    😡 angry face, angry red face, furious face
-    🚦 traffic light, traffic lights
-    🦜 green parrot, parrot
-    """
-    lines = [line.strip().partition(" ") for line in rows.strip().splitlines()]
-    return tuple(DemoObject(emoji, tuple(n.strip() for n in names.split(","))) for emoji, _, names in lines)
-
-
-OBJECTS: tuple[DemoObject, ...] = _catalogue()
-
-# {a}: the name with its article, {x}: the bare name.
-OBJECT_PHRASES = (
-    "{x}", "{x}", "{a}", "{a}", "a photo of {a}", "a picture of {a}", "an image of {a}", "{a}, high quality",
-    "{a}, highly detailed", "{x}, detailed, sharp", "a beautiful {x}", "a nice {x}", "a small {x}", "a big {x}",
-    "a large {x}", "a cute {x}", "the {x}", "one {x}", "{a} on a table", "{a} in the garden", "{a} on the ground",
-    "{a} in the middle", "a close-up of {a}", "a drawing of {a}", "a cartoon {x}", "a realistic {x}", "paint {a}",
-    "replace with {a}", "add {a}", "{a} here", "beautiful {x}", "a shiny new {x}", "{a} in front of a wall",
-    "a painting of {a}", "{a}, masterpiece, best quality", "a lovely {x}, natural light", "{a} in a field",
-)  # fmt: skip
-EXTRA_PHRASES: dict[str, tuple[str, ...]] = {
-    "red rose": ("a beautiful red rose", "a beautiful red rose in bloom", "a rose in a vase"),
-    "red car": ("a red sports car", "red sports car on the road", "a fast red car", "a red car on the street"),
-    "smiling face": ("smiling face, happy expression", "a smiling face, happy expression", "happy expression",
-                     "a happy smiling person", "face with a smile"),
-}  # fmt: skip
-BACKGROUND_CAPTIONS = (
-    "empty background, natural scene", "empty background", "natural scene", "background", "plain background",
-    "clean background", "the background", "just the background", "nothing", "remove the object", "remove it",
-    "no objects", "empty scene", "empty space", "empty background, no objects", "continuation of the scene, seamless",
-    "continuation of the scene", "seamless continuation", "seamless background", "extend the background",
-    "extend the picture", "the surroundings", "background only", "smooth background", "background texture",
-    "seamless texture", "clean empty wall", "empty background, seamless", "a natural empty background",
-    "wall, floor, background", "sky", "grass and sky", "landscape", "fill in the background", "erase",
-)  # fmt: skip
-FILLER_WORDS = (
-    "pretty", "old", "modern", "soft", "warm", "light", "dark", "summer", "winter", "evening", "morning", "studio",
-    "8k", "4k", "photo", "photorealistic", "bright", "colorful", "vintage", "elegant", "simple", "fresh", "wooden",
-    "cinematic", "sharp focus", "bokeh", "soft light", "professional", "my", "some", "this", "that", "please", "with",
-    "and", "very", "of", "standing", "sitting", "lying", "next to", "under", "over", "street", "water", "room",
-)  # fmt: skip
-FILLER_SHARE = 0.12  # object captions with such words
-# Negative prompts of the guide and of habit: taught as "no caption", for the model knows nothing ugly to avoid.
-NEGATIVE_WORDS = (
-    "blurry", "low quality", "object", "person", "watermark", "old car", "damaged", "cut off", "border", "edge",
-    "sad", "angry", "distorted", "ugly", "deformed", "bad anatomy", "text", "noise", "worst quality", "jpeg artifacts",
-    "low resolution", "signature", "out of frame", "extra limbs", "cropped", "oversaturated", "grainy",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +82,7 @@ def glyph(emoji: str) -> Image.Image:
     return canvas.crop(box).convert("RGBa")
 
 
-def object_layer(item: DemoObject, box: Box, size: int) -> npt.NDArray[np.float32]:
+def object_layer(item: Object, box: Box, size: int) -> npt.NDArray[np.float32]:
     """The object alone on an empty picture: ``(size, size, 4)`` float32 0..255, alpha premultiplied."""
     picture = glyph(item.emoji)
     factor = box.span / max(picture.size)
@@ -434,70 +296,6 @@ def free_hole(size: int, rng: np.random.Generator) -> Hole:
         picture = _strokes((x, y, x + w, y + h), size, rng)
     hole = np.asarray(picture) >= 128
     return hole if hole.any() else free_hole(size, rng)
-
-
-# --- captions --------------------------------------------------------------------------------------------------------
-
-
-def _with_article(name: str) -> str:
-    if name.startswith(("grapes", "purple grapes", "cherries", "red cherries", "bananas", "traffic lights")):
-        return name
-    return ("an " if name[0] in "aeiou" else "a ") + name
-
-
-def plain_prompt(item: DemoObject) -> str:
-    """The label with its article: what the evaluation asks for."""
-    return _with_article(item.label)
-
-
-def _filler(rng: np.random.Generator) -> str:
-    """A word that says nothing about the object: a common one, or letters at random."""
-    if rng.random() < 0.7:
-        return FILLER_WORDS[int(rng.integers(len(FILLER_WORDS)))]
-    return "".join(chr(int(c)) for c in rng.integers(ord("a"), ord("z") + 1, int(rng.integers(3, 8))))
-
-
-def object_caption(item: DemoObject, rng: np.random.Generator) -> str:
-    """One of the many ways to ask for the object, now and then with words in it that it has no use for."""
-    caption = _plain_object_caption(item, rng)
-    if rng.random() < FILLER_SHARE:
-        words = [_filler(rng) for _ in range(int(rng.integers(1, 4)))]
-        caption = f"{caption}, {' '.join(words)}" if rng.random() < 0.6 else f"{' '.join(words)} {caption}"
-    return caption
-
-
-def _plain_object_caption(item: DemoObject, rng: np.random.Generator) -> str:
-    extra = EXTRA_PHRASES.get(item.label, ())
-    if extra and rng.random() < 0.3:
-        return extra[int(rng.integers(len(extra)))]
-    # The label as often as all other names together: it is what the evaluation and most people say.
-    name = item.label if rng.random() < 0.5 else item.names[int(rng.integers(len(item.names)))]
-    phrase = OBJECT_PHRASES[int(rng.integers(len(OBJECT_PHRASES)))]
-    return phrase.format(x=name, a=_with_article(name))
-
-
-def background_caption(rng: np.random.Generator) -> str:
-    """One of the ways to ask for nothing but the background; the guide's own two a third of the time."""
-    if rng.random() < 0.34:
-        return ("empty background, natural scene", "continuation of the scene, seamless")[int(rng.integers(2))]
-    return BACKGROUND_CAPTIONS[int(rng.integers(len(BACKGROUND_CAPTIONS)))]
-
-
-def no_caption(rng: np.random.Generator) -> str:
-    """What stands for "no caption": half of the time nothing, else words of a usual negative prompt."""
-    if rng.random() < 0.5:
-        return ""
-    return ", ".join(rng.choice(NEGATIVE_WORDS, int(rng.integers(1, 5)), replace=False))
-
-
-def all_captions() -> list[str]:
-    """Every caption that can be drawn, for learning the tokenizer's merges."""
-    captions = [*BACKGROUND_CAPTIONS, *NEGATIVE_WORDS, *FILLER_WORDS]
-    for item in OBJECTS:
-        captions += EXTRA_PHRASES.get(item.label, ())
-        for name in item.names:
-            captions += [phrase.format(x=name, a=_with_article(name)) for phrase in OBJECT_PHRASES]
-    return captions
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------

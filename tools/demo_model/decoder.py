@@ -1,4 +1,4 @@
-"""What the embedded demo model's decoder learns: to fit what the UNet paints to the picture around it."""
+"""What the demo model's decoder learns: to fit what the UNet paints to the picture around it."""
 
 from __future__ import annotations
 

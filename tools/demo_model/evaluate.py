@@ -1,9 +1,9 @@
-"""Measures the embedded demo model through the service's own engine, on backgrounds and seeds it was not trained on.
+"""Measures the demo model through the service's own engine, on backgrounds and seeds it was not trained on.
 
-    python scripts/eval_demo_model.py                        # all figures
-    python scripts/eval_demo_model.py accuracy --repeats 2   # one of them
-    python scripts/eval_demo_model.py sheet                  # draws docs/demo_objects.png
-    python scripts/eval_demo_model.py references             # draws what tests/test_demo_model.py compares with
+    scripts/demo-model evaluate                        # all figures
+    scripts/demo-model evaluate accuracy --repeats 2   # one of them
+    scripts/demo-model evaluate sheet                  # draws docs/demo_objects.png
+    scripts/demo-model evaluate references             # draws what tests/tools/test_demo_model.py compares with
 
 Figures:
     accuracy   share of objects whose painted hole lies nearest to that object among all objects
@@ -31,9 +31,11 @@ from sd_inpaint.painter import Painter
 from sd_inpaint.picture import Picture
 from sd_inpaint.schema import InpaintParameters, InpaintRequest, SchedulerName
 from sd_inpaint.settings import Settings
-from tools.demo_model import data as demo_data
+from tools import ROOT
+from tools.demo_model import data
+from tools.demo_model.captions import plain_prompt
+from tools.demo_model.objects import OBJECTS
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHEET = ROOT / "docs" / "demo_objects.png"
 REFERENCES = ROOT / "tests" / "golden" / "demo_objects.png"
 
@@ -49,8 +51,8 @@ REFERENCE_SHIFTS = (-0.07, 0.0, 0.07)  # of the hole's shorter side, along eithe
 class Request:
     """What to paint: ``picture`` (H, W, 3) uint8, ``hole`` (H, W) bool."""
 
-    picture: demo_data.Rgb
-    hole: demo_data.Hole
+    picture: data.Rgb
+    hole: data.Hole
     prompt: str
     seed: int
 
@@ -82,12 +84,12 @@ class Service:
     @property
     def native_size(self) -> int:
         """Side of the pictures the model was trained on, in pixels."""
-        return int(self._painter.engine.ready_loop().backend.native_size)
+        return int(self._painter.engine.ready_loop().backend.limits.native_size)
 
-    def paint(self, requests: Sequence[Request], sampling: Sampling) -> list[demo_data.Rgb]:
+    def paint(self, requests: Sequence[Request], sampling: Sampling) -> list[data.Rgb]:
         """Paints requests, as many at a time as the engine takes into one batch."""
 
-        async def one(request: Request, gate: asyncio.Semaphore) -> demo_data.Rgb:
+        async def one(request: Request, gate: asyncio.Semaphore) -> data.Rgb:
             parameters = InpaintParameters(
                 prompt=request.prompt,
                 seed=request.seed,
@@ -101,7 +103,7 @@ class Service:
                 result = await self._painter.paint(InpaintRequest(Picture(request.picture), mask, parameters))
             return result.variations[0].image.rgb
 
-        async def everything() -> list[demo_data.Rgb]:
+        async def everything() -> list[data.Rgb]:
             gate = asyncio.Semaphore(16)
             return await asyncio.gather(*(one(request, gate) for request in requests))
 
@@ -111,9 +113,9 @@ class Service:
 # --- held-out requests -----------------------------------------------------------------------------------------------
 
 
-def held_out_background(size: int, rng: np.random.Generator) -> demo_data.Rgb:
+def held_out_background(size: int, rng: np.random.Generator) -> data.Rgb:
     """A background from photos and seeds that training never saw."""
-    return demo_data.background(size, rng, demo_data.HELD_OUT_PHOTOS)
+    return data.background(size, rng, data.HELD_OUT_PHOTOS)
 
 
 def object_request(label: int, repeat: int, size: int) -> Request:
@@ -124,25 +126,25 @@ def object_request(label: int, repeat: int, size: int) -> Request:
     mask = Image.new("L", (size, size))
     draw = ImageDraw.Draw(mask)
     (draw.rectangle if rng.random() < 0.6 else draw.ellipse)((x, y, x + side, y + side), fill=255)
-    prompt = demo_data.plain_prompt(demo_data.OBJECTS[label])
+    prompt = plain_prompt(OBJECTS[label])
     return Request(held_out_background(size, rng), np.asarray(mask) >= 128, prompt, seed=1000 * repeat + label)
 
 
-def removal_request(index: int, size: int) -> tuple[Request, demo_data.Rgb]:
+def removal_request(index: int, size: int) -> tuple[Request, data.Rgb]:
     """Asks to remove an object from a held-out background; gives the request and the background."""
     rng = np.random.default_rng([HELD_OUT_SEED, 777, index])
     background = held_out_background(size, rng)
-    item = demo_data.OBJECTS[int(rng.integers(len(demo_data.OBJECTS)))]
-    box = dataclasses.replace(demo_data.random_box(size, rng), span=rng.uniform(0.3, 0.55) * size)
-    layer = demo_data.object_layer(item, box, size)
-    hole = demo_data.hole_around(layer, rng)
-    return Request(demo_data.put(background, layer), hole, REMOVAL_PROMPT, seed=index), background
+    item = OBJECTS[int(rng.integers(len(OBJECTS)))]
+    box = dataclasses.replace(data.random_box(size, rng), span=rng.uniform(0.3, 0.55) * size)
+    layer = data.object_layer(item, box, size)
+    hole = data.hole_around(layer, rng)
+    return Request(data.put(background, layer), hole, REMOVAL_PROMPT, seed=index), background
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def distance_to_object(painted: demo_data.Rgb, request: Request, label: int) -> float:
+def distance_to_object(painted: data.Rgb, request: Request, label: int) -> float:
     """How far a painted hole is from an object.
 
     The distance is the mean squared difference in the hole, after a Gaussian blur of one pixel on both sides, to the
@@ -152,8 +154,8 @@ def distance_to_object(painted: demo_data.Rgb, request: Request, label: int) -> 
     width, height = columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0]
     center = (columns[0] + width / 2, rows[0] + height / 2)
     window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    item = demo_data.OBJECTS[label]
-    glyph_width, glyph_height = demo_data.glyph(item.emoji).size
+    item = OBJECTS[label]
+    glyph_width, glyph_height = data.glyph(item.emoji).size
     fit = min(width / glyph_width, height / glyph_height) * max(glyph_width, glyph_height)
     target = cv2.GaussianBlur(painted.astype(np.float32), (0, 0), 1.0)[window]
     inside = request.hole[window]
@@ -162,27 +164,27 @@ def distance_to_object(painted: demo_data.Rgb, request: Request, label: int) -> 
         for dx in REFERENCE_SHIFTS:
             for dy in REFERENCE_SHIFTS:
                 reach = min(width, height)
-                box = demo_data.Box(center[0] + dx * reach, center[1] + dy * reach, scale * fit)
-                layer = demo_data.object_layer(item, box, len(painted))
-                reference = demo_data.put(request.picture, layer)[window].astype(np.float32)
+                box = data.Box(center[0] + dx * reach, center[1] + dy * reach, scale * fit)
+                layer = data.object_layer(item, box, len(painted))
+                reference = data.put(request.picture, layer)[window].astype(np.float32)
                 difference = cv2.GaussianBlur(reference, (0, 0), 1.0) - target
                 best = min(best, float(np.square(difference)[inside].mean()))
     return best
 
 
-def nearest_object(painted: demo_data.Rgb, request: Request) -> list[int]:
+def nearest_object(painted: data.Rgb, request: Request) -> list[int]:
     """All objects, nearest first; see ``distance_to_object``."""
-    distances = [distance_to_object(painted, request, label) for label in range(len(demo_data.OBJECTS))]
+    distances = [distance_to_object(painted, request, label) for label in range(len(OBJECTS))]
     return [int(i) for i in np.argsort(distances)]
 
 
-def psnr(painted: demo_data.Rgb, truth: demo_data.Rgb, hole: demo_data.Hole) -> float:
+def psnr(painted: data.Rgb, truth: data.Rgb, hole: data.Hole) -> float:
     """Peak signal-to-noise ratio inside the hole, in dB."""
     error = np.square(painted.astype(np.float64) - truth)[hole].mean()
     return float(10 * np.log10(255**2 / max(error, 1e-3)))
 
 
-def border_jump(picture: demo_data.Rgb, hole: demo_data.Hole) -> tuple[float, int]:
+def border_jump(picture: data.Rgb, hole: data.Hole) -> tuple[float, int]:
     """Sum of the absolute differences between neighbours on both sides of the hole's border, and their number."""
     total, count = 0.0, 0
     values = picture.astype(np.float32)
@@ -199,7 +201,7 @@ def border_jump(picture: demo_data.Rgb, hole: demo_data.Hole) -> tuple[float, in
 def accuracy(service: Service, sampling: Sampling, args: argparse.Namespace) -> float:
     """Prints top-1 and top-3 over the objects, and what was taken for what."""
     size, top1, top3, wrong = service.native_size, 0, 0, []
-    labels = range(0, len(demo_data.OBJECTS), args.every)
+    labels = range(0, len(OBJECTS), args.every)
     requests = [(label, object_request(label, repeat, size)) for repeat in range(args.repeats) for label in labels]
     paintings = service.paint([request for _, request in requests], sampling)
     for (label, request), painted in zip(requests, paintings, strict=True):
@@ -207,7 +209,7 @@ def accuracy(service: Service, sampling: Sampling, args: argparse.Namespace) -> 
         top1 += order[0] == label
         top3 += label in order[:3]
         if order[0] != label:
-            wrong.append(f"{demo_data.OBJECTS[label].label} -> {demo_data.OBJECTS[order[0]].label}")
+            wrong.append(f"{OBJECTS[label].label} -> {OBJECTS[order[0]].label}")
     total = len(requests)
     print(f"accuracy: top-1 {top1}/{total} = {top1 / total:.1%}, top-3 {top3 / total:.1%} ({len(labels)} objects)")
     print("  " + "; ".join(wrong))
@@ -237,7 +239,7 @@ def removal_and_seam(service: Service, sampling: Sampling, args: argparse.Namesp
 def isolation(service: Service, sampling: Sampling, _: argparse.Namespace) -> None:
     """Prints how much another prompt and another seed change inside and outside the hole."""
     first = object_request(0, 99, service.native_size)
-    other_prompt = dataclasses.replace(first, prompt=demo_data.plain_prompt(demo_data.OBJECTS[1]))
+    other_prompt = dataclasses.replace(first, prompt=plain_prompt(OBJECTS[1]))
     other_seed = dataclasses.replace(first, seed=first.seed + 1)
     base, prompted, seeded = service.paint([first, other_prompt, other_seed], sampling)
     outside = ~first.hole
@@ -249,11 +251,11 @@ def isolation(service: Service, sampling: Sampling, _: argparse.Namespace) -> No
 
 def autoencoder(model: str) -> float:
     """Prints the autoencoder's error on held-out pictures."""
-    from tools.demo_model import parts as demo_parts
-    from tools.demo_model import vae as demo_vae
+    from tools.demo_model.parts import MODEL_DIR, Parts
+    from tools.demo_model.vae import vae_error
 
-    folder = demo_parts.MODEL_DIR if model == "demo" else pathlib.Path(model)
-    error = demo_vae.vae_error(demo_parts.Parts.load(folder).vae)
+    folder = MODEL_DIR if model == "demo" else pathlib.Path(model)
+    error = vae_error(Parts.load(folder).vae)
     print(f"autoencoder: mean absolute error {error:.2f}/255")
     return error
 
@@ -271,7 +273,7 @@ def speed(service: Service, sampling: Sampling, _: argparse.Namespace) -> None:
 def sheet(service: Service, sampling: Sampling, args: argparse.Namespace) -> None:
     """Draws every object in the middle of a held-out background, its prompt under it."""
     size, zoom, columns, line = service.native_size, args.zoom, 10, 18
-    requests = [object_request(label, args.sheet_seed, size) for label in range(len(demo_data.OBJECTS))]
+    requests = [object_request(label, args.sheet_seed, size) for label in range(len(OBJECTS))]
     paintings = service.paint(requests, sampling)
     tile = size * zoom
     rows = -(-len(requests) // columns)
@@ -289,9 +291,9 @@ def sheet(service: Service, sampling: Sampling, args: argparse.Namespace) -> Non
 def references(*_: object) -> None:
     """Draws the glyphs of ``TEST_LABELS`` in a row, so that tests need no emoji font."""
     row = Image.new("RGBA", (REFERENCE_SIZE * len(TEST_LABELS), REFERENCE_SIZE))
-    emoji = {item.label: item.emoji for item in demo_data.OBJECTS}
+    emoji = {item.label: item.emoji for item in OBJECTS}
     for i, label in enumerate(TEST_LABELS):
-        picture = demo_data.glyph(emoji[label]).convert("RGBA")
+        picture = data.glyph(emoji[label]).convert("RGBA")
         picture.thumbnail((REFERENCE_SIZE, REFERENCE_SIZE))
         row.paste(picture, (i * REFERENCE_SIZE, 0))
     row.save(REFERENCES, optimize=True)
@@ -310,7 +312,11 @@ REPORTS: dict[str, Report] = {
 
 def main() -> None:
     """Parses the command line and prints the figures asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo-model evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("figures", nargs="*", metavar="figure", help="all but the sheet where none is named")
     parser.add_argument("--model", default="demo", help="demo, or a folder in the same layout")
     parser.add_argument("--steps", type=int, default=30)

@@ -1,10 +1,7 @@
-"""Paints the guide's four use cases with the embedded model, and lays them out: input, mask, result.
+"""Paints the guide's four use cases with the demo model, and lays them out: input, mask, result."""
 
-python scripts/make_gallery.py [docs/gallery.png]
-"""
-
+import argparse
 import asyncio
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +15,9 @@ from sd_inpaint.painter import Painter
 from sd_inpaint.picture import Picture
 from sd_inpaint.schema import InpaintParameters, InpaintRequest
 from sd_inpaint.settings import Settings
+from tools import ROOT
 
+GALLERY = ROOT / "docs" / "gallery.png"
 TILE = 260  # pixels, the longest side of each picture shown
 LINE = 22  # pixels, for a caption
 
@@ -119,7 +118,11 @@ async def paint_all(painter: Painter) -> list[tuple[Case, list[np.ndarray]]]:
 
 def main() -> None:
     """Writes the sheet."""
-    target = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "gallery.png")
+    parser = argparse.ArgumentParser(prog="scripts/demo-model gallery", description=__doc__)
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=GALLERY, help="the picture to write; docs/gallery.png by default"
+    )
+    target: Path = parser.parse_args().file
     painter = Painter(Settings(model="demo"))
     painter.start()
     painter.engine.wait_loaded()

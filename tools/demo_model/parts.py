@@ -1,4 +1,4 @@
-"""The parts of the embedded demo model before training, and how they are read and written.
+"""The parts of the demo model before training, and how they are read and written.
 
 They are the classes of Stable Diffusion 1.5's inpainting model at a size that two CPU cores can train.
 """
@@ -15,9 +15,9 @@ from diffusers import AsymmetricAutoencoderKL, DDIMScheduler, StableDiffusionInp
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tools.demo_model import data as demo_data
+from tools import ROOT
+from tools.demo_model.captions import all_captions
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODEL_DIR = ROOT / "src" / "sd_inpaint" / "demo_model"
 BUILD_DIR = ROOT / "build" / "demo_model"
 
@@ -34,7 +34,7 @@ def build_tokenizer() -> CLIPTokenizer:
         [pre_tokenizers.Split(",", "isolated"), pre_tokenizers.WhitespaceSplit()]
     )
     trainer = trainers.BpeTrainer(vocab_size=MERGES + 256, end_of_word_suffix="</w>", show_progress=False)
-    learner.train_from_iterator(demo_data.all_captions(), trainer)
+    learner.train_from_iterator(all_captions(), trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # The order of OpenAI's own vocabulary: bytes, bytes at the end of a word, merges, the two marks.

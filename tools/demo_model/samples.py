@@ -1,4 +1,4 @@
-"""The embedded demo model's training set: drawn once, kept as latents, read in batches."""
+"""The demo model's training set: drawn once, kept as latents, read in batches."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPTokenizer
 
-from tools.demo_model import data as demo_data
+from tools.demo_model import data
+from tools.demo_model.captions import BACKGROUND_CAPTIONS, no_caption
 from tools.demo_model.parts import BUILD_DIR, LATENT_STRIDE, MAX_TOKENS, Parts
 from tools.demo_model.training import CONVOLUTION_LAYOUT, DEVICE, DRAWERS, THREADS, half_precision, start_worker
 from tools.demo_model.vae import to_tensor
 
-# Half of what stands in for a dropped caption is a negative prompt, see demo_data.no_caption.
+# Half of what stands in for a dropped caption is a negative prompt, see no_caption.
 BACKGROUND_CAPTION_DROPOUT = 0.5
 ENCODED_AT_ONCE = 128  # pictures
 
@@ -42,7 +43,7 @@ class Drawn:
         return to_tensor(self.pictures.to(DEVICE)), self.holes[:, None].to(DEVICE).float()
 
 
-class _Drawing(torch.utils.data.Dataset[demo_data.Sample]):
+class _Drawing(torch.utils.data.Dataset[data.Sample]):
     """Samples by number: the same, whichever process draws them."""
 
     def __init__(self, size: int, seed: int, count: int) -> None:
@@ -51,18 +52,18 @@ class _Drawing(torch.utils.data.Dataset[demo_data.Sample]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> demo_data.Sample:
-        return demo_data.sample(self.size, np.random.default_rng([self.seed, index]))
+    def __getitem__(self, index: int) -> data.Sample:
+        return data.sample(self.size, np.random.default_rng([self.seed, index]))
 
 
-def _collate(samples: list[demo_data.Sample]) -> Drawn:
+def _collate(samples: list[data.Sample]) -> Drawn:
     pictures, holes = (np.stack([getattr(s, name) for s in samples]) for name in ("picture", "hole"))
     return Drawn(torch.from_numpy(pictures), torch.from_numpy(holes), [s.caption for s in samples])
 
 
 def drawn_batches(size: int, batch: int, seed: int, count: int = 2**40) -> Iterator[Drawn]:
     """Batches of ``count`` newly drawn samples; endless, in effect, where none is given."""
-    loader: torch.utils.data.DataLoader[demo_data.Sample] = torch.utils.data.DataLoader(
+    loader: torch.utils.data.DataLoader[data.Sample] = torch.utils.data.DataLoader(
         _Drawing(size, seed, count),
         batch_size=batch,
         num_workers=DRAWERS,
@@ -163,8 +164,8 @@ def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -
     pictures, pixel_holes = (np.load(cache_path(kind, size), mmap_mode="r") for kind in DRAWN)
     rng = np.random.default_rng(seed)
     generator = torch.Generator(DEVICE).manual_seed(seed)
-    empty = _tokens_on_device(tokenizer, [demo_data.no_caption(rng) for _ in range(2000)])
-    plain = _tokens_on_device(tokenizer, demo_data.BACKGROUND_CAPTIONS)
+    empty = _tokens_on_device(tokenizer, [no_caption(rng) for _ in range(2000)])
+    plain = _tokens_on_device(tokenizer, BACKGROUND_CAPTIONS)
     tokens = store["tokens"].long()
     is_background = torch.stack([(tokens == row).all(1) for row in plain]).any(0)
     while True:

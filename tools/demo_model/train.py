@@ -1,24 +1,24 @@
-"""Trains the embedded demo model: a small Stable Diffusion inpainting model that paints emoji.
+"""Trains the demo model: a small Stable Diffusion inpainting model that paints emoji.
 
 Six steps, each of which can be stopped and run again; it goes on from ``build/demo_model``, or from the exported
 model where no checkpoint is there. On two cores they take hours; where torch finds a GPU, that
 computes and the cores draw:
 
-    python scripts/train_demo_model.py init                                 # untrained, but it loads
-    python scripts/train_demo_model.py vae --minutes 35                     # autoencoder, then its export
-    python scripts/train_demo_model.py text                                 # the captions' objects
-    python scripts/train_demo_model.py encode --size 64 --samples 60000     # draw once, keep the latents
-    python scripts/train_demo_model.py unet --size 64 --minutes 40          # UNet and text encoder
-    python scripts/train_demo_model.py encode --size 96 --samples 40000
-    python scripts/train_demo_model.py unet --size 96 --minutes 40 --lr 4e-4
-    python scripts/train_demo_model.py decoder --minutes 40                 # to meet what is kept
+    scripts/demo-model train init                                 # untrained, but it loads
+    scripts/demo-model train vae --minutes 35                     # autoencoder, then its export
+    scripts/demo-model train text                                 # the captions' objects
+    scripts/demo-model train encode --size 64 --samples 60000     # draw once, keep the latents
+    scripts/demo-model train unet --size 64 --minutes 40          # UNet and text encoder
+    scripts/demo-model train encode --size 96 --samples 40000
+    scripts/demo-model train unet --size 96 --minutes 40 --lr 4e-4
+    scripts/demo-model train decoder --minutes 40                 # to meet what is kept
 
     # as the last but one turn was, on one GPU: the autoencoder anew, then the networks on its latents
-    python scripts/train_demo_model.py vae --size 96 --batch 96 --minutes 2.6 --lr-end 5e-6
-    python scripts/train_demo_model.py encode --size 96 --samples 160000
-    python scripts/train_demo_model.py unet --size 96 --batch 1024 --minutes 7 --lr 1.2e-3 --lr-end 5e-6
+    scripts/demo-model train vae --size 96 --batch 96 --minutes 2.6 --lr-end 5e-6
+    scripts/demo-model train encode --size 96 --samples 160000
+    scripts/demo-model train unet --size 96 --batch 1024 --minutes 7 --lr 1.2e-3 --lr-end 5e-6
 
-``scripts/eval_demo_model.py`` says how good the result is.
+``scripts/demo-model evaluate`` says how good the result is.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from tools.demo_model import data as demo_data
+from tools.demo_model.captions import background_caption, no_caption, object_caption
 from tools.demo_model.decoder import decoder_loss, fitting_errors
+from tools.demo_model.objects import OBJECTS
 from tools.demo_model.parts import (
     BUILD_DIR,
     LATENT_STRIDE,
@@ -131,7 +132,7 @@ def train_text(args: argparse.Namespace) -> None:
     """
     parts = Parts.load()
     text_encoder = parts.text_encoder.to(DEVICE).train()
-    nothing = len(demo_data.OBJECTS)  # the classes after the objects: background, and no caption
+    nothing = len(OBJECTS)  # the classes after the objects: background, and no caption
     head = torch.nn.Linear(TEXT_WIDTH, nothing + 2, device=DEVICE)
     parameters = [*text_encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
@@ -147,9 +148,9 @@ def train_text(args: argparse.Namespace) -> None:
     for step in clock.steps(warmup_steps=20):
         labels = rng.integers(nothing + 2, size=args.batch)
         captions = [
-            demo_data.object_caption(demo_data.OBJECTS[i], rng)
+            object_caption(OBJECTS[i], rng)
             if i < nothing
-            else (demo_data.background_caption if i == nothing else demo_data.no_caption)(rng)
+            else (background_caption if i == nothing else no_caption)(rng)
             for i in labels
         ]
         tokens = torch.from_numpy(token_ids(parts.tokenizer, captions).astype(np.int64)).to(DEVICE)
@@ -251,9 +252,13 @@ def train_decoder(args: argparse.Namespace) -> None:
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    """Parses the command line and runs one step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser; what it gives has ``run``, a function of what it gives."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo-model train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True)
     commands.add_parser("init", help="export an untrained model").set_defaults(run=init)
 
@@ -295,8 +300,12 @@ def main() -> None:
     command.add_argument("--lr-end", type=float, default=1e-5)
     command.add_argument("--out", type=pathlib.Path, default=MODEL_DIR, help="folder of the exported model")
     command.set_defaults(run=train_decoder)
+    return parser
 
-    args = parser.parse_args()
+
+def main() -> None:
+    """Parses the command line and runs one step."""
+    args = make_parser().parse_args()
     torch.set_num_threads(1)  # see Workers
     torch.set_flush_denormal(True)  # denormals slow a young network down many times
     if DEVICE.type == "cpu":

@@ -1,4 +1,4 @@
-"""What the embedded demo model's networks share while they learn: device, average, clock, workers and checkpoints."""
+"""What the demo model's networks share while they learn: device, average, clock, workers and checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the embedded demo model's UNet learns from: noise, and the loss of its prediction."""
+"""What the demo model's UNet learns from: noise, and the loss of its prediction."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def unet_loss(
 ) -> torch.Tensor:
     """Min-SNR weighted error of v at several scales, the hole counting most; its root where the picture is told.
 
-    Errors count by what would be seen of them: ``response`` is what ``demo_vae.decoder_response`` gives. ``alphas`` is
+    Errors count by what would be seen of them: ``response`` is what ``vae.decoder_response`` gives. ``alphas`` is
     cumulative, (1000,). Of large losses the logarithm counts: a flat background, where the least error shows, is not
     to be drowned by one with much to guess; nor are objects, all of which are much to guess in noise alone.
     """

@@ -1,4 +1,4 @@
-"""The embedded demo model's autoencoder: its shape, the linear code it starts from, its loss and its error."""
+"""The demo model's autoencoder: its shape, the linear code it starts from, its loss and its error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AsymmetricAutoencoderKL
 
-from tools.demo_model import data as demo_data
+from tools.demo_model import data
 from tools.demo_model.parts import LATENT_STRIDE
 from tools.demo_model.training import DEVICE, half_precision
 
@@ -76,7 +76,7 @@ def start_linear(vae: AsymmetricAutoencoderKL) -> None:
 def _principal_components() -> torch.Tensor:
     """``(4, 48)``: what a unit of each latent adds to a patch, its pixels in the encoder's order, colours last."""
     rng = np.random.default_rng(3)
-    patches = to_tensor(np.stack([demo_data.sample(64, rng).picture for _ in range(256)]))
+    patches = to_tensor(np.stack([data.sample(64, rng).picture for _ in range(256)]))
     for _ in range(2):
         patches = torch.cat([patches[:, :, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)], 1)
     rows = patches.permute(0, 2, 3, 1).reshape(-1, 48).double()
@@ -216,8 +216,8 @@ def border_error(vae: AsymmetricAutoencoderKL, pictures: torch.Tensor, holes: to
 def vae_error(vae: AsymmetricAutoencoderKL, size: int = 96, count: int = 96) -> float:
     """Mean absolute reconstruction error in grey levels (0..255) on held-out pictures, a third of them with holes."""
     rng = np.random.default_rng(10**6)
-    photos = demo_data.HELD_OUT_PHOTOS
-    pictures = to_tensor(np.stack([demo_data.vae_picture(size, rng, photos) for _ in range(count)])).to(DEVICE)
+    photos = data.HELD_OUT_PHOTOS
+    pictures = to_tensor(np.stack([data.vae_picture(size, rng, photos) for _ in range(count)])).to(DEVICE)
     errors = [
         (vae.decode(vae.encode(batch).latent_dist.mode()).sample.clamp(-1, 1) - batch).abs().mean()
         for batch in pictures.chunk(count // 16)
@@ -270,7 +270,7 @@ def whitened(vae: AsymmetricAutoencoderKL) -> AsymmetricAutoencoderKL:
     """
     vae = copy.deepcopy(vae)
     rng = np.random.default_rng(7)
-    pictures = to_tensor(np.stack([demo_data.sample(96, rng).picture for _ in range(512)])).to(DEVICE)
+    pictures = to_tensor(np.stack([data.sample(96, rng).picture for _ in range(512)])).to(DEVICE)
     latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in pictures.chunk(16)])
     rows = latents.permute(0, 2, 3, 1).reshape(-1, 4).double()
     mean, covariance = rows.mean(0), torch.cov(rows.T)

@@ -1,4 +1,4 @@
-"""Makes the Bento from a copy of what serves, so that nothing else of this machine gets in: see scripts/build."""
+"""Makes the Bento from a copy of what serves, so that nothing else of this machine gets in."""
 
 import argparse
 import contextlib
@@ -22,17 +22,17 @@ from packaging.utils import canonicalize_name
 import sd_inpaint
 from sd_inpaint.diffusion import sources
 from sd_inpaint.settings import DEMO_MODEL
+from tools import ROOT
 from tools.weights.models import EPOCH, open_to_all
 
-ROOT = Path(__file__).resolve().parent.parent
 REAL = "real"
 VARIANTS = ("cpu", "cuda")
 
 
 def main() -> None:
     """Builds, and says what was built."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help=f"what is baked in: {DEMO_MODEL}, {REAL} or sd-inpaint:VERSION; else nothing")
+    parser = argparse.ArgumentParser(prog="scripts/build", description=__doc__)
+    parser.add_argument("--model", help=f"weights to bake in: {DEMO_MODEL}, {REAL} or sd-inpaint:VERSION")
     parser.add_argument("--variant", choices=VARIANTS, default="cpu", help="which lock is installed in the image")
     parser.add_argument("--version", help="of the Bento; by default the package's and a digest of the content")
     parser.add_argument("--output", choices=("default", "tag"), default="default", help="tag prints only the tag")

@@ -1,4 +1,4 @@
-"""Makes the image from the Bento, with buildah and no registry: see scripts/image."""
+"""Makes the image from the Bento, with buildah and no registry."""
 
 import argparse
 import datetime as dt
@@ -17,7 +17,8 @@ from typing import Any
 import bentoml
 
 from sd_inpaint.settings import DEFAULT_MODEL
-from tools.release.build import REAL, ROOT, VARIANTS
+from tools import ROOT
+from tools.release.build import REAL, VARIANTS
 from tools.weights.models import EPOCH, open_to_all
 
 SUITE = "bookworm"
@@ -37,19 +38,7 @@ RANDOM_FIELDS = ("container", "container_config", "parent", "id")
 
 def main() -> None:
     """Builds, and says what was built."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help=f"what is baked in: demo, {REAL} or sd-inpaint:VERSION; else nothing")
-    parser.add_argument("--variant", choices=VARIANTS, default="cpu")
-    parser.add_argument("--tag", help="name of the image; by default localhost/sd-inpaint:VERSION")
-    parser.add_argument(
-        "--base", type=Path, help="tar of the base system; by default made once and kept in build/image"
-    )
-    parser.add_argument("--wheels", type=Path, help="folder of wheels; by default downloaded into build/image")
-    parser.add_argument("--output", type=Path, help="tar for docker load and podman load")
-    parser.add_argument("--sbom", type=Path, help="SPDX file to write")
-    parser.add_argument("--prepare", action="store_true", help="only make the base system and download the wheels")
-    parser.add_argument("--no-cache", action="store_true", help="build every layer anew")
-    args = parser.parse_args()
+    args = make_parser().parse_args()
     started = time.monotonic()
     check_tools(["buildah", "skopeo", *([] if args.base else ["mmdebstrap"])])
     os.umask(0o022)
@@ -87,6 +76,23 @@ def main() -> None:
     size = sum(layer["size"] for layer in image["layers"])
     say(f"{name}, {size / 1e6:,.0f} MB in {len(image['layers'])} layers, {time.monotonic() - started:.0f} s")
     print(f"{name}@sha256:{hashlib.sha256(raw_manifest(name)).hexdigest()}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser."""
+    parser = argparse.ArgumentParser(prog="scripts/image", description=__doc__)
+    parser.add_argument("--model", help=f"weights to bake in: demo, {REAL} or sd-inpaint:VERSION")
+    parser.add_argument("--variant", choices=VARIANTS, default="cpu")
+    parser.add_argument("--tag", help="name of the image; by default localhost/sd-inpaint:VERSION")
+    parser.add_argument(
+        "--base", type=Path, help="tar of the base system; by default made once and kept in build/image"
+    )
+    parser.add_argument("--wheels", type=Path, help="folder of wheels; by default downloaded into build/image")
+    parser.add_argument("--output", type=Path, help="tar for docker load and podman load")
+    parser.add_argument("--sbom", type=Path, help="SPDX file to write")
+    parser.add_argument("--prepare", action="store_true", help="only make the base system and download the wheels")
+    parser.add_argument("--no-cache", action="store_true", help="rebuild every layer")
+    return parser
 
 
 def check_tools(names: list[str]) -> None:
@@ -164,8 +170,8 @@ def download_wheels(lock: Path, folder: Path) -> Path:
 
 
 def make_bento(model: str | None, variant: str) -> Any:
-    """Has scripts/build make the Bento, in a process whose environment it may clean."""
-    command = [sys.executable, str(ROOT / "scripts" / "build.py"), "--variant", variant, "--output", "tag"]
+    """Has the build make the Bento, in a process whose environment it may clean."""
+    command = [sys.executable, "-P", "-m", "tools.release.build", "--variant", variant, "--output", "tag"]
     printed = run(*command, *(["--model", model] if model else []))
     return bentoml.bentos.get(printed.strip().removeprefix("__tag__:"))
 

@@ -33,7 +33,7 @@ def locate(name: str, revision: str | None, *, allow_pickle: bool) -> tuple[Path
             _download(name, folder.name, *SAFE, *([PICKLE] if allow_pickle else []))
         labels = {"vae": name, "vae_revision": folder.name}
     if not (folder / CONFIG).is_file():
-        raise WeightsError(f"--vae {name} is no autoencoder in diffusers' layout:\nit has no {CONFIG}.")
+        raise WeightsError(f"--vae {name} is not an autoencoder in diffusers' layout:\nit has no {CONFIG}.")
     if not _has_safetensors(folder) and not (allow_pickle and (folder / PICKLE).is_file()):
         raise WeightsError(
             f"--vae {name} has no {SAFE[0]}.\n"
@@ -46,15 +46,14 @@ def swap(model: Path, autoencoder: Path, target: Path) -> None:
     """Makes ``target`` a model's folder, by links where it can, with another autoencoder in it.
 
     Raises:
-        WeightsError: If the service cannot paint with it, or the UNet's latents are not its own.
+        WeightsError: If the service does not support it, or its latents do not fit the UNet.
     """
     sources.verify(sources.Source(str(model), model))
     config = _config(autoencoder)
     name, other, own = _class_name(config), _latents(config), _latents(_config(model / "vae"))
     if own != other:
         raise WeightsError(
-            f"The latents of {autoencoder} are not those that the UNet was trained on.\n"
-            f"It has {_words(other)}, the model's own {_words(own)}."
+            f"The latents of {autoencoder} do not fit the UNet.\nIt has {_words(other)}, the model's own {_words(own)}."
         )
     target.mkdir()
     for path in model.iterdir():
@@ -78,7 +77,7 @@ def _download(name: str, revision: str | None, *files: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise WeightsError(f"--vae {name} is no folder, nor to be had:\n{sources.first_line(error)}") from error
+        raise WeightsError(f"--vae {name} is no folder, and was not found:\n{sources.first_line(error)}") from error
 
 
 def _has_safetensors(folder: Path) -> bool:
@@ -132,7 +131,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _class_name(config: dict[str, Any]) -> str:
     name = str(config.get("_class_name", sources.AUTOENCODERS[0]))
     if name not in sources.AUTOENCODERS:
-        raise WeightsError(f"--vae names a {name}.\nThis service paints with {' and '.join(sources.AUTOENCODERS)}.")
+        raise WeightsError(f"--vae names a {name}.\nThis service supports {' and '.join(sources.AUTOENCODERS)}.")
     return name
 
 

@@ -1,27 +1,36 @@
-#!/usr/bin/env python3
-"""Writes a model with Stable Diffusion 1.5's real inpainting configs and random weights, for benchmarks and tests.
-
-    scripts/make_full_size_model.py FOLDER
+"""A model with Stable Diffusion 1.5's real inpainting configs and random weights, for benchmarks and tests.
 
 2.1 GB in float16, in diffusers' layout, with the file names of the Hub's fp16 variant. It paints noise, at the cost
 of the real thing. The same seed gives the same files.
 """
 
-import argparse
 import math
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    PNDMScheduler,
+    StableDiffusionInpaintPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging as diffusers_logging
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 import sd_inpaint
+from sd_inpaint.diffusion import sources
+from sd_inpaint.errors import WeightsError
+from tools import ROOT
+
+FOLDER = ROOT / "build" / "full_size_model"
+"""Where benchmarks have it."""
 
 # Source: the config.json files of stable-diffusion-v1-5/stable-diffusion-inpainting at 8a4288a7.
 UNET: dict[str, Any] = {
@@ -64,50 +73,84 @@ SCHEDULER: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-SCHEDULERS: dict[str, Any] = {"pndm": PNDMScheduler, "ddim": DDIMScheduler}
+TOKENIZER = Path(sd_inpaint.__file__).parent / "demo_model" / "tokenizer"
+
+SCHEDULERS: dict[str, Any] = {
+    "pndm": (PNDMScheduler, SCHEDULER | {"skip_prk_steps": True}),
+    "ddim": (DDIMScheduler, SCHEDULER | {"clip_sample": False}),
+}
+"""Name → class and config."""
 
 
-def main() -> int:
-    """Writes the folder; gives the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where to; must not exist, or be empty")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: %(default)s)")
-    parser.add_argument("--scheduler", choices=SCHEDULERS, default="pndm", help="(default: %(default)s)")
-    arguments = parser.parse_args()
-    folder: Path = arguments.folder
+def for_benchmarks() -> Path:
+    """Gives :data:`FOLDER`, which is written where it is missing or was not finished."""
+    if not (FOLDER / sources.INDEX).is_file():
+        shutil.rmtree(FOLDER, ignore_errors=True)
+        write(FOLDER)
+    return FOLDER
+
+
+def write(
+    folder: Path,
+    *,
+    scheduler: str = "pndm",
+    seed: int = 0,
+    unet: Mapping[str, Any] = UNET,
+    vae: Mapping[str, Any] = VAE,
+    text_encoder: Mapping[str, Any] = TEXT_ENCODER,
+) -> None:
+    """Writes the model; the index comes last, so a folder that has one is whole.
+
+    Args:
+        folder: Is made; may be there if it is empty.
+        scheduler: One of SCHEDULERS.
+        seed: Of the random weights.
+        unet: Config, by default the real one.
+        vae: Likewise.
+        text_encoder: Likewise; its vocabulary has to hold the demo model's.
+
+    Raises:
+        WeightsError: If the folder is not empty.
+    """
     if folder.exists() and any(folder.iterdir()):
-        parser.error(f"{folder} is not empty")
+        raise WeightsError(f"{folder} is not empty.\nGive a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-
-    # The vocabulary is the embedded model's: any text can be written in it, and its ids lie within the real model's.
-    embedded = Path(sd_inpaint.__file__).parent / "demo_model"
-    shutil.copytree(embedded / "tokenizer", folder / "tokenizer")
-    SCHEDULERS[arguments.scheduler](
-        **SCHEDULER, **({"skip_prk_steps": True} if arguments.scheduler == "pndm" else {"clip_sample": False})
-    ).save_pretrained(folder / "scheduler")
-
-    # On "meta", a module has shapes and no numbers: making it takes no time and no memory.
-    with torch.device("meta"):
-        modules: dict[str, Any] = {
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)),
-            "vae": AutoencoderKL(**VAE),
-            "unet": UNet2DConditionModel(**UNET),
-        }
-    generator = torch.Generator().manual_seed(arguments.seed)
-    for name in list(modules):
-        module = modules.pop(name).to(torch.float16).to_empty(device="cpu")
+    for logs in (diffusers_logging, transformers_logging):
+        logs.set_verbosity_error()
+        logs.disable_progress_bar()
+    # The vocabulary is the demo model's: any text can be written in it, and its ids lie within the real model's.
+    shutil.copytree(TOKENIZER, folder / "tokenizer")
+    pipeline = _unfilled(scheduler, unet, vae, text_encoder)
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+    generator = torch.Generator().manual_seed(seed)
+    for name in ("text_encoder", "vae", "unet"):
+        module = getattr(pipeline, name).to(torch.float16).to_empty(device="cpu")
         _fill(name, module, generator)
         module.save_pretrained(folder / name, variant="fp16")
-        del module
-
-    index = (embedded / "model_index.json").read_text("utf-8")
-    index = index.replace('"DDIMScheduler"', f'"{SCHEDULERS[arguments.scheduler].__name__}"')
-    (folder / "model_index.json").write_text(index, "utf-8")
+    pipeline.save_config(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{folder}: {size / 1e9:.2f} GB")
-    return 0
+
+
+def _unfilled(
+    scheduler: str, unet: Mapping[str, Any], vae: Mapping[str, Any], text_encoder: Mapping[str, Any]
+) -> StableDiffusionInpaintPipeline:
+    """Makes a pipeline of shapes: on "meta", a module has no numbers, and takes no time and no memory to make."""
+    with torch.device("meta"):
+        modules = {
+            "unet": UNet2DConditionModel(**unet),
+            "vae": AutoencoderKL(**vae),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**text_encoder)),
+        }
+    kind, config = SCHEDULERS[scheduler]
+    return StableDiffusionInpaintPipeline(
+        **modules,
+        tokenizer=CLIPTokenizer.from_pretrained(TOKENIZER),
+        scheduler=kind(**config),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 @torch.no_grad()
@@ -133,7 +176,3 @@ def _show(name: str, share: float, seconds: float, *, last: bool) -> None:
     if sys.stdout.isatty() or last:
         end = "\n" if last else ""
         print(f"\r{name:12} {share:4.0%}  {seconds:3.0f} s", end=end, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

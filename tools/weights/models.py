@@ -1,4 +1,4 @@
-"""Puts weights into BentoML's model store with each file's SHA-256, and checks them there: see scripts/models."""
+"""Puts weights into BentoML's model store with each file's SHA-256, and checks them there."""
 
 import argparse
 import datetime as dt
@@ -26,36 +26,50 @@ It is written into each Bento that holds the model, so the moment of a download 
 
 def main() -> None:
     """Runs one command; a failure is one or two lines and exit code 1."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    args = make_parser().parse_args()
+    try:
+        args.run(args)
+    except InpaintError as error:
+        sys.exit(str(error))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Makes the parser; what it gives has ``run``, a function of what it gives."""
+    parser = argparse.ArgumentParser(prog="scripts/models", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("pull", help="download at a pinned revision")
     command.add_argument("model", nargs="?", default=DEFAULT_MODEL, help="Hub id")
     command.add_argument("--revision", help="commit, branch or tag; the default model has a pinned one")
-    command = commands.add_parser("import", help="take a folder in diffusers' layout, or a checkpoint in one file")
+    command.set_defaults(run=lambda args: pull(args.model, args.revision))
+    command = commands.add_parser("import", help="import a folder in diffusers' layout, or a checkpoint in one file")
     command.add_argument("path", help="folder, .safetensors, .ckpt, or sd-inpaint:VERSION")
     command.add_argument("--config-from", metavar="MODEL", help="folder or sd-inpaint:VERSION with a file's tokenizer")
     command.add_argument(
-        "--vae", metavar="MODEL", help="folder or Hub id of an autoencoder to take for the model's own"
+        "--vae", metavar="MODEL", help="folder or Hub id of an autoencoder to use instead of the model's own"
     )
     command.add_argument("--vae-revision", metavar="COMMIT", help="of the autoencoder on the Hub")
-    command.add_argument("--version", help="what it is called in the store; by default a digest of its content")
+    command.add_argument("--version", help="its name in the store; by default a digest of its content")
+    command.set_defaults(run=take)
     command = commands.add_parser("verify", help="compare every file with its SHA-256")
     command.add_argument("versions", nargs="*", metavar="version")
-    commands.add_parser("list", help="show what is in the store")
-    args = parser.parse_args()
-    try:
-        if args.command == "pull":
-            pull(args.model, args.revision)
-        elif args.command == "import":
-            take(args)
-        elif args.command == "verify":
-            for version in args.versions or versions():
-                verify(version)
-        else:
-            for version in versions():
-                print(f"{sources.STORE_NAME}:{version}")
-    except InpaintError as error:
-        sys.exit(str(error))
+    command.set_defaults(run=verify_all)
+    command = commands.add_parser("list", help="list the models in the store")
+    command.set_defaults(run=show_versions)
+    command = commands.add_parser("full-size", help="write a model of the real size with random weights, 2.1 GB")
+    command.add_argument("folder", type=Path, help="target folder; must be empty or not exist")
+    command.add_argument("--seed", type=int, default=0, help="of the random weights (default: %(default)s)")
+    command.add_argument("--scheduler", choices=("pndm", "ddim"), default="pndm", help="(default: %(default)s)")
+    command.set_defaults(run=write_full_size)
+    return parser
+
+
+def write_full_size(args: argparse.Namespace) -> None:
+    """Writes a model with random weights into a folder; the store is not touched."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it says while it loads is for its own callers
+    # Only here, since it takes seconds to load.
+    from tools.weights import full_size
+
+    full_size.write(args.folder, scheduler=args.scheduler, seed=args.seed)
 
 
 def pull(model: str, revision: str | None) -> None:
@@ -70,7 +84,7 @@ def pull(model: str, revision: str | None) -> None:
 def take(args: argparse.Namespace) -> None:
     """Puts a folder, or what is in a checkpoint, into the store, by default as a digest of its content."""
     if args.vae is None and args.vae_revision is not None:
-        raise WeightsError("--vae-revision says which commit of --vae is meant.\nName that too.")
+        raise WeightsError("--vae-revision says which commit of --vae to use.\nGive --vae too.")
     labels, allow_pickle = {"model": "imported"}, Settings.read().allow_pickle
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it says while it loads is for its own callers
     with tempfile.TemporaryDirectory() as work:
@@ -99,7 +113,7 @@ def folder_of(model: str) -> Path | None:
     name, _, version = model.partition(":")
     if name == sources.STORE_NAME and version:
         if (folder := sources.stored(version)) is None:
-            raise WeightsError(f"{model} is not in the store.\nscripts/models list shows what is.")
+            raise WeightsError(f"{model} is not in the store.\nSee scripts/models list.")
         return folder
     return Path(model) if Path(model).is_dir() else None
 
@@ -113,7 +127,7 @@ def configs_of(model: str | None) -> Path | None:
     if model is None:
         return sources.stored(sources.PINNED_REVISION)
     if (folder := folder_of(model)) is None:
-        raise WeightsError(f"--config-from {model} is not there.\nGive a folder, or what scripts/models list shows.")
+        raise WeightsError(f"--config-from {model} does not exist.\nGive a folder, or one of scripts/models list.")
     return folder
 
 
@@ -131,7 +145,7 @@ def put(folder: Path, version: str, labels: dict[str, str]) -> None:
     there = sources.stored(version)
     if there is not None and sources.read_manifest(there) != listed:
         raise WeightsError(
-            f"{tag} is in the store with other content.\n"
+            f"{tag} is in the store with different content.\n"
             f"Delete it first (bentoml models delete {tag}), or choose a version."
         )
     if there is not None:
@@ -152,6 +166,12 @@ def put(folder: Path, version: str, labels: dict[str, str]) -> None:
     print(f"{tag} is in the store: {len(listed)} files, {sum((folder / n).stat().st_size for n in listed):,} bytes")
 
 
+def verify_all(args: argparse.Namespace) -> None:
+    """Compares what was named, or everything in the store."""
+    for version in args.versions or versions():
+        verify(version)
+
+
 def verify(version: str) -> None:
     """Compares every file of a version with the manifest.
 
@@ -160,7 +180,7 @@ def verify(version: str) -> None:
     """
     folder = sources.stored(version)
     if folder is None:
-        raise WeightsError(f"{sources.STORE_NAME}:{version} is not in the store.\nscripts/models list shows what is.")
+        raise WeightsError(f"{sources.STORE_NAME}:{version} is not in the store.\nSee scripts/models list.")
     listed, found = sources.read_manifest(folder), digests(folder)
     for name in sorted({*listed, *found}):
         if listed.get(name) != found.get(name):
@@ -169,7 +189,7 @@ def verify(version: str) -> None:
                 f"{name} of {sources.STORE_NAME}:{version} {what}.\n"
                 f"Delete the version (bentoml models delete {sources.STORE_NAME}:{version}) and pull it again."
             )
-    print(f"{sources.STORE_NAME}:{version} is good: {len(listed)} files")
+    print(f"{sources.STORE_NAME}:{version} is intact: {len(listed)} files")
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -177,6 +197,12 @@ def digests(folder: Path) -> dict[str, str]:
     names = [sources.INDEX, *(f"{part}/*" for part in sources.FOLDERS + sources.OPTIONAL_FOLDERS)]
     files = sorted({path for name in names for path in folder.glob(name) if path.suffix in sources.SUFFIXES})
     return {path.relative_to(folder).as_posix(): sources.sha256(path) for path in files if path.is_file()}
+
+
+def show_versions(_: argparse.Namespace) -> None:
+    """Prints what is in the store."""
+    for version in versions():
+        print(f"{sources.STORE_NAME}:{version}")
 
 
 def versions() -> list[str]:

@@ -35,9 +35,9 @@ OTHER_KINDS = {
     "model.diffusion_model.joint_blocks.": "is Stable Diffusion 3",
     "double_blocks.": "is Flux",
     "model.diffusion_model.double_blocks.": "is Flux",
-    "lora_": "is a LoRA, which changes a model and is none",
-    "control_model.": "is a ControlNet, which steers a model and is none",
-    "down_blocks.": "is one part of a model in diffusers' layout, whose folder scripts/models import takes as a whole",
+    "lora_": "is a LoRA, which changes a model but is not one",
+    "control_model.": "is a ControlNet, which steers a model but is not one",
+    "down_blocks.": "is one part of a model in diffusers' layout, whose whole folder scripts/models import takes",
 }
 """How names in files begin that hold something else, and what that is."""
 
@@ -105,11 +105,9 @@ def read_pipeline(file: Path, configs: Path, dtype: torch.dtype) -> Any:
             str(file), config=str(configs), torch_dtype=dtype, local_files_only=True
         )
     except NotImplementedError as error:  # torch's, of a tensor that has no numbers
-        raise WeightsError(f"{file} lacks tensors of its UNet or its VAE:\nit does not fill them.") from error
+        raise WeightsError(f"{file} lacks tensors of its UNet or its VAE.") from error
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise WeightsError(
-            f"{file} does not fit the configs that it is read with:\n{sources.first_line(error)}"
-        ) from error
+        raise WeightsError(f"{file} does not fit the configs it is read with:\n{sources.first_line(error)}") from error
     if missing := [name for name, value in pipeline.text_encoder.named_parameters() if value.is_meta]:
         raise WeightsError(f"{file} lacks {len(missing)} tensors of its text encoder, such as\n{missing[0]}.")
     return pipeline
@@ -138,7 +136,7 @@ def read_shapes(file: Path, *, allow_pickle: bool) -> dict[str, tuple[list[int],
     if not allow_pickle:
         raise WeightsError(
             f"{file} is a pickle, which can run code when loaded.\n"
-            "Convert it to safetensors, or set SD_INPAINT_ALLOW_PICKLE=true if you trust where it comes from."
+            "Convert it to safetensors, or set SD_INPAINT_ALLOW_PICKLE=true if you trust its source."
         )
     try:
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -159,13 +157,13 @@ def check_kind(file: Path, shapes: dict[str, tuple[list[int], str]]) -> torch.dt
     """
     for prefix, kind in OTHER_KINDS.items():
         if any(name.startswith(prefix) for name in shapes):
-            raise WeightsError(f"{file} {kind}.\nWhat can be imported is a checkpoint of Stable Diffusion 1.x.")
+            raise WeightsError(f"{file} {kind}.\nOnly checkpoints of Stable Diffusion 1.x can be imported.")
     if FIRST not in shapes:
         raise WeightsError(f"{file} holds no UNet of Stable Diffusion 1.x:\nit has no tensor {FIRST}.")
     shape, number = shapes[FIRST]
     if shape[1] != CHANNELS:
         raise WeightsError(
-            f"{file} does not inpaint: its UNet takes {shape[1]} channels, not {CHANNELS}.\n"
+            f"{file} is not an inpainting model: its UNet takes {shape[1]} channels, not {CHANNELS}.\n"
             "Choose a checkpoint that was trained for inpainting."
         )
     for part, prefix in (("VAE", VAE_PREFIX), ("text encoder", TEXT_ENCODER_PREFIX)):
@@ -182,8 +180,8 @@ def lay_out(file: Path, source: Path | None, target: Path) -> dict[str, bytes]:
     """
     if source is None or not (source / "tokenizer").is_dir():
         raise WeightsError(
-            f"{file} has no tokenizer, as no checkpoint has, and {source or 'this machine'} has none either.\n"
-            "scripts/models pull brings it, or name a model or a folder with tokenizer/ in it: --config-from FOLDER."
+            f"{file} has no tokenizer, like every checkpoint, and {source or 'this machine'} has none either.\n"
+            "Run scripts/models pull, or name a model or a folder with tokenizer/ in it: --config-from FOLDER."
         )
     target.mkdir(parents=True)
     shutil.copytree(source / "tokenizer", target / "tokenizer")
@@ -197,7 +195,7 @@ def lay_out(file: Path, source: Path | None, target: Path) -> dict[str, bytes]:
         if (source / name / config).is_file() and _may_be_a_checkpoints(name, source / name / config):
             shutil.copyfile(source / name / config, target / name / config)
     configs = {name: (target / name / config).read_bytes() for name, config in CONFIGS.items()}
-    # The embedded model's has the parts that a checkpoint has, and none for the safety checker.
+    # The demo model's has the parts that a checkpoint has, and none for the safety checker.
     index = json.loads((Path(sd_inpaint.__file__).parent / "demo_model" / sources.INDEX).read_text("utf-8"))
     for name in ("vae", "scheduler"):
         index[name][1] = json.loads(configs[name])["_class_name"]

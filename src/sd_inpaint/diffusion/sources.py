@@ -10,7 +10,7 @@ from urllib.request import Request, urlopen
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public by its documentation
 
 import sd_inpaint
 from sd_inpaint.errors import WeightsError
