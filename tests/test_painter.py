@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from sd_inpaint.errors import DeadlineExceededError, ModelDisabledError, QueueFullError
+from sd_inpaint.imaging import colours, icc
 from sd_inpaint.painter import Painter, Progress
 from sd_inpaint.picture import Picture
 from sd_inpaint.schema import SEED_MAX, InpaintParameters, InpaintRequest, InpaintResult, MaskedContent
 from sd_inpaint.settings import Settings
 from tests.diffusion.test_weights import save
+from tests.field.pictures import P3
 from tests.support.tiny_model import make_components, make_fitting_vae
 
 
@@ -119,6 +121,58 @@ def test_black_mask_gives_the_input_back_without_the_model(painter: Painter) -> 
     assert result.variations[0].image is request.image
     assert (result.steps, result.brightest) == (0, 0)
     assert painter.engine.outcomes["done"] == before
+
+
+@pytest.mark.parametrize("soft_mask", ["blend", "strength"])
+@pytest.mark.parametrize("black", [1, 5, 10])
+def test_black_that_is_not_quite_black(painter: Painter, black: int, soft_mask: str) -> None:
+    """A mask whose black is a grey that nobody sees is painted where, as finely and as it would be with black."""
+    request = make_request((640, 480), (300, 200, 340, 230), soft_mask=soft_mask, color_match=True)
+    grey = np.maximum(request.mask, black)
+    clean = paint(painter, request)
+    faint = paint(painter, InpaintRequest(request.image, grey, request.parameters))
+    assert faint.regions == clean.regions
+    one, other = (result.variations[0].image.rgb.astype(int) for result in (clean, faint))
+    assert np.array_equal(one[request.mask == 255], other[request.mask == 255])
+    assert np.abs(one - other).max() <= black
+    outside = np.ones(request.mask.shape, bool)
+    left, top, right, bottom = (int(side) for side in clean.regions[0].partition("@")[0].split(","))
+    outside[top:bottom, left:right] = False
+    assert np.array_equal(other[outside], request.image.rgb[outside])
+
+
+def test_white_that_is_not_quite_white(painter: Painter) -> None:
+    """A mask whose white is 254 is painted as with white but for a level, by strength too, and counts as all white."""
+    for options in ({}, {"soft_mask": "strength"}):
+        request = make_request(hole=(0, 0, 70, 53), **options)
+        white = paint(painter, request)
+        nearly = paint(painter, InpaintRequest(request.image, np.full_like(request.mask, 254), request.parameters))
+        assert nearly.is_all_painted
+        one, other = (result.variations[0].image.rgb.astype(int) for result in (white, nearly))
+        assert np.abs(one - other).max() <= 1
+
+
+def test_mask_that_nobody_sees(painter: Painter) -> None:
+    """A mask that is faint all over asks for nothing that could be seen: the input comes back, as with a black one."""
+    request = make_request()
+    result = paint(painter, InpaintRequest(request.image, np.full_like(request.mask, 3), request.parameters))
+    assert result.variations[0].image is request.image
+    assert result.steps == 0
+
+
+def test_model_sees_and_paints_srgb(painter: Painter) -> None:
+    """A picture of a wide space is painted as the same picture in sRGB, and its result keeps the space."""
+    profile = icc.rgb_profile(P3, [icc.srgb_curve()])
+    request = make_request()
+    wide = Picture(colours.from_srgb(request.image.rgb, profile), None, profile)
+    plain = paint(painter, request).variations[0].image
+    result = paint(painter, InpaintRequest(wide, request.mask, request.parameters)).variations[0].image
+    assert result.icc_profile == profile
+    assert np.array_equal(result.rgb[request.mask == 0], wide.rgb[request.mask == 0])
+    hole = request.mask == 255
+    off = np.abs(colours.to_srgb(result.rgb, profile).astype(int) - plain.rgb)[hole]
+    assert off.mean() < 1.5
+    assert off.mean() < np.abs(result.rgb.astype(int) - plain.rgb)[hole].mean() / 2
 
 
 def test_grey_that_soft_masks_reveal_keeps_a_trace_of_the_callers(painter: Painter) -> None:

@@ -18,7 +18,7 @@ from sd_inpaint.engine.lifecycle import Engine
 from sd_inpaint.engine.loop import Backend, DeviceLoop
 from sd_inpaint.engine.queue import CanvasQueue, Pace
 from sd_inpaint.errors import InpaintError, RequestCancelledError
-from sd_inpaint.imaging import geometry, masks
+from sd_inpaint.imaging import colours, geometry, masks
 from sd_inpaint.imaging.geometry import Canvas, CanvasLimits
 from sd_inpaint.picture import Picture
 from sd_inpaint.picture_work import PictureWork
@@ -187,7 +187,7 @@ class Painter:
         """Paints one request. Cancelling the awaiting task frees the device before its next step.
 
         Args:
-            request: Decoded and checked; an all-black mask gives the input back without a call of the model.
+            request: Decoded and checked; a mask of which nothing can be seen gives the input back without the model.
             progress: Follows this request, if given.
             deadline_seconds: How long the caller will wait; the operator's limit is the default and the maximum.
             force: True for a job that was accepted before: it is admitted even if the queue is full.
@@ -225,7 +225,7 @@ class Painter:
             steps=max(job.step for job in flat),
             inference_seconds=sum(job.device_seconds for job in flat),
             regions=tuple(canvas.describe() for canvas in canvases),
-            is_all_painted=parameters.strength == 1 and bool((mask == 255).all()),
+            is_all_painted=parameters.strength == 1 and bool((masks.visible(mask) == 255).all()),
             brightest=int(mask.max()),
         )
 
@@ -263,18 +263,20 @@ def _plan(request: InpaintRequest, limits: CanvasLimits) -> tuple[np.ndarray, tu
 def _cut(
     canvases: Sequence[Canvas], image: Picture, mask: np.ndarray, parameters: InpaintParameters, seeds: Sequence[int]
 ) -> list[list[CanvasTask]]:
-    """The tasks of each canvas, one a seed: they share its pixels."""
+    """The tasks of each canvas, one a seed: they share its pixels, which are sRGB's, as in training."""
     tasks = []
+    mask = masks.visible(mask)
     for canvas in canvases:
-        pixels, canvas_mask = geometry.cut(canvas, image.rgb), geometry.cut_mask(canvas, mask)
+        pixels = colours.to_srgb(geometry.cut(canvas, image.rgb), image.icc_profile)
+        canvas_mask = geometry.cut_mask(canvas, mask)
         if parameters.masked_content is MaskedContent.FILL and parameters.strength < 1:
             pixels = masks.fill_hole(pixels, canvas_mask)
         rim = None
         if canvas.scale < 1:
             hidden = masks.is_hole(mask[canvas.box.slices], parameters.soft_mask)
-            colours, is_half_kept = geometry.cut_kept(canvas, image.rgb, hidden)
+            kept, is_half_kept = geometry.cut_kept(canvas, image.rgb, hidden)
             rim = is_half_kept & masks.is_hole(canvas_mask, parameters.soft_mask)
-            pixels = np.where(rim[..., None], colours, pixels)
+            pixels = np.where(rim[..., None], colours.to_srgb(kept, image.icc_profile), pixels)
         tasks.append([CanvasTask(pixels, canvas_mask, parameters, seed, rim) for seed in seeds])
     return tasks
 
@@ -319,5 +321,5 @@ def _assemble(
 ) -> Picture:
     rgb = image.rgb.copy()
     for canvas, pixels in zip(canvases, painted, strict=True):
-        geometry.paste(canvas, pixels, rgb)
+        geometry.paste(canvas, colours.from_srgb(pixels, image.icc_profile), rgb)
     return masks.composite(image, rgb, weights)

@@ -20,7 +20,7 @@ class Picture:
     Attributes:
         rgb: (H, W, 3) uint8, C-contiguous, in the colours of ``icc_profile`` (sRGB where that is None).
         alpha: (H, W) uint8, 0 transparent to 255 opaque, not multiplied into ``rgb``; None for a picture without.
-        icc_profile: The RGB profile that came with the picture, or None.
+        icc_profile: The RGB profile of ``rgb``: the file's own, or one that says what the file said otherwise.
         exif: The camera's EXIF data for the result, without the orientation; None unless it was requested.
     """
 

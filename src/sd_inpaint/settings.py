@@ -76,8 +76,12 @@ class Settings(BaseSettings):
     max_canvas_pixels: Literal["auto"] | Annotated[int, Field(ge=4096)] = "auto"
     """Largest canvas the model works on, in pixels; ``auto`` depends on the device's memory."""
 
-    max_pixels: int = Field(default=50_000_000, ge=1)
-    """Largest picture accepted, width × height, checked before it is decoded."""
+    max_pixels: int = Field(default=52_000_000, ge=1)
+    """Largest picture accepted, width × height, checked before it is decoded.
+
+    Cameras that are said to have 50 megapixels give up to 51.3: 8160×6144 and 8192×6144 (phones), 8688×5792 (Canon
+    5DS), 8256×6192 (Fujifilm GFX 50), 8272×6200 (Hasselblad X1D).
+    """
 
     max_body_bytes: int = Field(default=100 * 1024 * 1024, ge=1024)
     """Largest request body, in bytes."""

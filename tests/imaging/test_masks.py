@@ -163,7 +163,7 @@ class TestFillHole:
         filled = masks.fill_hole(picture, mask)
         assert (filled[12:20, 12:20] == 90).all()
         assert (filled[8:12, 8:24] == 250).all()
-        assert masks.fill_hole(picture, np.maximum(mask, 1)) is picture
+        assert masks.fill_hole(picture, np.maximum(mask, 11)) is picture
 
 
 class TestIsHole:
@@ -173,15 +173,32 @@ class TestIsHole:
         ("greys", "soft_mask", "expected"),
         [
             ((0, 1, 127, 128, 255), SoftMask.BLEND, (0, 0, 0, 1, 1)),
-            ((0, 1, 127), SoftMask.BLEND, (0, 1, 1)),
-            ((0, 1, 127, 128, 255), SoftMask.STRENGTH, (0, 1, 1, 1, 1)),
-            ((0, 0), SoftMask.BLEND, (0, 0)),
+            ((0, 10, 11, 127), SoftMask.BLEND, (0, 0, 1, 1)),
+            ((0, 10, 11, 127, 128, 255), SoftMask.STRENGTH, (0, 0, 1, 1, 1, 1)),
+            ((0, 1, 3, 10), SoftMask.BLEND, (0, 0, 0, 0)),
         ],
-        ids=["half grey and up", "faint: all it touches", "strength: all it touches", "black"],
+        ids=["half grey and up", "faint: all it visibly touches", "strength: all it visibly touches", "not to be seen"],
     )
     def test_one_rule(self, greys, soft_mask, expected):
         """Blended, a pixel is hole from half grey on; a faint mask and a strength mask are hole where they touch."""
         assert masks.is_hole(np.uint8([greys]), soft_mask).astype(int).tolist() == [list(expected)]
+
+
+class TestVisible:
+    """Levels that nobody sees."""
+
+    def test_levels_beside_black_and_white_count_as_those(self):
+        """Up to ten levels from black is black, up to ten from white is white; what lies between stays."""
+        seen = masks.visible(np.arange(256, dtype=np.uint8)[None])[0]
+        assert not seen[:11].any()
+        assert (seen[245:] == 255).all()
+        assert np.array_equal(seen[11:245], np.arange(11, 245))
+
+    def test_what_is_not_seen_stays_faint_by_strength(self):
+        """Weights for strengths reveal no level that nobody sees."""
+        weights = masks.compositing_weights(np.arange(256, dtype=np.uint8)[None])[0].astype(int)
+        assert np.array_equal(weights[:11], np.arange(11))
+        assert (np.diff(weights) >= 0).all()
 
 
 class TestMatchColours:
@@ -228,7 +245,7 @@ class TestMatchColours:
         random = np.random.default_rng(seed)
         original, one, other = random.integers(64, 192, (3, *shape, 3), dtype=np.uint8)
         mask = data.draw(grey(shape))
-        other[mask == 0] = one[mask == 0]
+        other[mask <= masks.INVISIBLE_LEVELS] = one[mask <= masks.INVISIBLE_LEVELS]
         before = one.copy()
         first, second = (masks.match_colours(canvas, original, mask).astype(int) - canvas for canvas in (one, other))
         assert np.array_equal(first, second)
@@ -240,9 +257,9 @@ class TestMatchColours:
     def test_no_drift_no_change(self, case):
         """Where the model left the surroundings as they were, or there are none, the painted pixels stay."""
         original, painted, mask = case
-        pasted = np.where(mask[:, :, None] > 0, painted, original.rgb)
+        pasted = np.where(mask[:, :, None] > masks.INVISIBLE_LEVELS, painted, original.rgb)
         assert np.array_equal(masks.match_colours(pasted, original.rgb, mask), pasted)
-        assert np.array_equal(masks.match_colours(painted, original.rgb, np.maximum(mask, 1)), painted)
+        assert np.array_equal(masks.match_colours(painted, original.rgb, np.maximum(mask, 11)), painted)
 
 
 class TestComposite:

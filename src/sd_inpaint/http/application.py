@@ -17,6 +17,7 @@ from sd_inpaint.http.endpoints.jobs import Jobs
 from sd_inpaint.http.endpoints.openai import OpenAIEdits
 from sd_inpaint.http.endpoints.page import FILES, page_routes
 from sd_inpaint.http.endpoints.painting import Painting
+from sd_inpaint.http.endpoints.preview import Preview
 from sd_inpaint.http.middleware.access_log import AccessLog
 from sd_inpaint.http.middleware.api_keys import ApiKeys
 from sd_inpaint.http.middleware.body_limit import BodyLimit
@@ -63,7 +64,7 @@ class Application:
         self.inpainting = Inpainting(painting)
         self.health = Health(self.painter, settings)
         jobs = Jobs(painting, self.inpainting, self.runner)
-        self.native = Starlette(routes=[*self.health.routes(), *jobs.routes()])
+        self.native = Starlette(routes=[*self.health.routes(), *jobs.routes(), *Preview(painting).routes()])
         self.openai = Starlette(routes=OpenAIEdits(painting).routes())
         self.a1111 = Starlette(routes=A1111(painting).routes())
 

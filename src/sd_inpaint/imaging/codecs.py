@@ -36,7 +36,7 @@ from sd_inpaint.errors import (
     InvalidImageError,
     InvalidMaskError,
 )
-from sd_inpaint.imaging import colours
+from sd_inpaint.imaging import colour_tags, colours, containers, exif
 from sd_inpaint.picture import Picture, Pixels
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
@@ -65,8 +65,6 @@ _FOREIGN_ERRORS: Final = (
 
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# Pillow unpacks a PNG's profile up to 1 MiB; those of other formats may be larger, and results must open again here.
-PngImagePlugin.MAX_TEXT_CHUNK = colours.MAX_PROFILE_BYTES
 # The bound here is ``max_pixels``, and an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -97,9 +95,6 @@ _MAX_SIDES: Final = {
     ImageFormat.AVIF: 32_768,
 }
 
-_MAX_JPEG_SEGMENT: Final = 65_533
-"""Largest metadata segment of a JPEG, in bytes."""
-
 _SAVE_OPTIONS: Final[dict[ImageFormat, dict[str, Any]]] = {
     ImageFormat.PNG: {"compress_level": 1},
     ImageFormat.WEBP: {"quality": 90, "method": 2},
@@ -111,8 +106,9 @@ _SAVE_OPTIONS: Final[dict[ImageFormat, dict[str, Any]]] = {
 def decode_image(data: bytes, *, max_pixels: int, keep_exif: bool = False) -> Picture:
     """Reads a picture of any format in ``FORMATS``; of an animation, the first frame.
 
-    EXIF orientation is applied. RGB values are those of the file; of more than 8 bits the high byte; CMYK and LAB are
-    converted to sRGB. A profile that is not an RGB one is used for that or left out.
+    It comes upright (:func:`~sd_inpaint.imaging.exif.upright`). RGB values are those of the file; of more than 8 bits
+    the high byte; the profile says what they are, in whatever way the file did. CMYK, LAB, and RGB by a profile that
+    cannot be used backwards, are converted to sRGB.
 
     Args:
         data: The file, whatever its name or declared type.
@@ -123,16 +119,22 @@ def decode_image(data: bytes, *, max_pixels: int, keep_exif: bool = False) -> Pi
         InvalidImageError: If it is not such a picture, or is damaged or truncated.
         ImageTooLargeError: If it has more pixels than ``max_pixels``.
     """
-    with _translated("image", InvalidImageError), _open(data, "image", InvalidImageError, max_pixels) as source:
-        upright = _upright(source)
-        rgb, alpha = colours.channels(upright, use_profile=True)
-        return Picture(rgb, alpha, colours.rgb_profile(source), _camera_exif(source) if keep_exif else None)
+    with (
+        _translated("image", InvalidImageError),
+        _open(data, "image", InvalidImageError, max_pixels) as (source, coded),
+    ):
+        profile = colour_tags.find_profile(source, coded)
+        rgb, alpha = colours.channels(exif.upright(source), profile)
+        if profile is not None and not colours.is_carried(profile):
+            # Colours by inks were converted above, and this leaves them as they are.
+            rgb, profile = colours.to_srgb(rgb, profile), None
+        return Picture(rgb, alpha, profile, exif.carried(source) if keep_exif else None)
 
 
 def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
     """Reads a mask: the luminance of a picture of any format and mode, transparent parts counting as black.
 
-    EXIF orientation is applied, as it is to the image: both are taken as they are seen.
+    It is turned upright as the image is: both are taken as they are seen.
 
     Args:
         data: The file, whatever its name or declared type.
@@ -145,9 +147,8 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
         InvalidMaskError: If it is not such a picture, or is damaged or truncated.
         ImageTooLargeError: If it has more pixels than ``max_pixels``.
     """
-    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as source:
-        upright = _upright(source)
-        return colours.luminance(upright)
+    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as (source, _):
+        return colours.luminance(exif.upright(source))
 
 
 def decode_mask_alpha(data: bytes, *, max_pixels: int) -> Pixels | None:
@@ -156,8 +157,8 @@ def decode_mask_alpha(data: bytes, *, max_pixels: int) -> Pixels | None:
     Returns:
         (H, W) uint8, 0 transparent, 255 opaque; None where the file has no transparency.
     """
-    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as source:
-        return colours.channels(_upright(source), use_profile=False)[1]
+    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as (source, _):
+        return colours.channels(exif.upright(source))[1]
 
 
 def check_encodable(size: tuple[int, int], image_format: ImageFormat) -> None:
@@ -211,11 +212,11 @@ def encode(
     else:
         if xmp is not None:
             options["xmp"] = xmp
-        exif = picture.exif or b""
+        block = picture.exif or b""
         if text and "parameters" in text:
-            exif = _user_comment(text["parameters"], exif)
-        if len(exif) <= _MAX_JPEG_SEGMENT or image_format is not ImageFormat.JPEG:
-            options["exif"] = exif
+            block = _user_comment(text["parameters"], block)
+        if len(block) <= exif.MAX_BYTES or image_format is not ImageFormat.JPEG:
+            options["exif"] = block
     buffer = io.BytesIO()
     _flat_or_alpha(picture, image_format).save(buffer, format=image_format.name, **options)
     return buffer.getvalue()
@@ -241,20 +242,46 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def _open(data: bytes, name: str, error_class: type[CallerError], max_pixels: int) -> Iterator[Image.Image]:
-    """Yields the decoded, not yet rotated picture; its size is checked before and after decoding."""
+def _open(
+    data: bytes, name: str, error_class: type[CallerError], max_pixels: int
+) -> Iterator[tuple[Image.Image, containers.CodedPicture]]:
+    """Yields the decoded, not yet rotated picture and its file; its size is checked before and after decoding."""
     if not data:
         raise error_class(f"The {name} is empty: 0 bytes were sent.")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         # Only ever widened, so that threads need no lock; the operator's bound is checked below.
         Image.MAX_IMAGE_PIXELS = max_pixels
-    with Image.open(io.BytesIO(data), formats=FORMATS) as source:
+    coded = containers.coded_picture(data)
+    if coded.scans > _MAX_JPEG_SCANS:
+        raise error_class(f"The {name} is a JPEG with more than {_MAX_JPEG_SCANS} scans.")
+    with _opened(coded.data) as source:
         _check_pixels(source.size, name, max_pixels)
-        _check_work(source, data, name, error_class, max_pixels)
+        _check_work(source, name, error_class, max_pixels)
+        # Pillow would turn a TIFF by it, and browsers turn nothing by it.
+        for key in ("xmp", "XML:com.adobe.xmp"):
+            source.info.pop(key, None)
         source.load()
         # libheif learns the true size only when it decodes.
         _check_pixels(source.size, name, max_pixels)
-        yield source
+        if coded.other is not None:
+            _check_rows(source, coded.other)
+        yield source, coded
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except ValueError:
+        if data[4:8] != b"ftyp":
+            raise
+        return Image.open(io.BytesIO(containers.without_avif_exif(data)), formats=FORMATS)
+
+
+def _check_rows(source: Image.Image, other: bytes) -> None:
+    """Refuses a JPEG whose pixels depend on what would follow its end."""
+    with Image.open(io.BytesIO(other), formats=FORMATS) as continued:
+        if source.tobytes() != continued.tobytes():
+            raise ValueError("its end is missing")
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
@@ -267,48 +294,12 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
         )
 
 
-def _check_work(source: Image.Image, data: bytes, name: str, error_class: type[CallerError], max_pixels: int) -> None:
+def _check_work(source: Image.Image, name: str, error_class: type[CallerError], max_pixels: int) -> None:
     """Refuses files with few pixels that are expensive to decode."""
-    # In coded data the byte FF is always followed by 00 or a restart marker, so this counts scans (and thumbnails').
-    if source.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-        raise error_class(f"The {name} is a JPEG with more than {_MAX_JPEG_SCANS} scans.")
     if isinstance(source, TiffImagePlugin.TiffImageFile):
         tile_width, tile_height = source.tag_v2.get(322, 1), source.tag_v2.get(323, 1)
         if int(tile_width) * int(tile_height) > max_pixels:
             raise error_class(f"The {name} is a TIFF with tiles of {tile_width}x{tile_height} pixels: too large.")
-
-
-_TRANSPOSITIONS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation → the operation that turns the picture upright. Source: EXIF 2.32, tag 0x0112."""
-
-
-def _camera_exif(image: Image.Image) -> bytes | None:
-    """The picture's EXIF data without the orientation, which has been applied; None if it has none that is readable."""
-    try:
-        exif = image.getexif()
-        exif.pop(0x0112, None)
-        written = exif.tobytes() if exif else b""
-    except _FOREIGN_ERRORS:
-        return None
-    return written if 0 < len(written) <= _MAX_JPEG_SEGMENT else None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except _FOREIGN_ERRORS:
-        # Viewers show such a picture as it is stored, and so the mask was painted.
-        return image
-    method = _TRANSPOSITIONS.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
 
 
 def _flat_or_alpha(picture: Picture, image_format: ImageFormat) -> Image.Image:
@@ -332,9 +323,9 @@ def _png_texts(texts: dict[str, str], xmp: bytes | None) -> PngImagePlugin.PngIn
 
 def _user_comment(text: str, camera: bytes) -> bytes:
     """EXIF with the text as user comment, where A1111 and IOPaint put the parameters in files other than PNG."""
-    exif = Image.Exif()
+    block = Image.Exif()
     if camera:
-        exif.load(camera)
+        block.load(camera)
     # Source: EXIF 2.32, tag 0x9286: eight bytes name the character code; readers take UNICODE as big-endian UTF-16.
-    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
-    return exif.tobytes()
+    block.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode("utf-16-be")
+    return block.tobytes()

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from sd_inpaint.errors import ImageTooLargeError
+from sd_inpaint.imaging import masks
 from sd_inpaint.picture import Flags, Pixels
 from sd_inpaint.schema import Region
 
@@ -152,7 +153,7 @@ def plan(
     padding: int | None,
     limits: CanvasLimits,
 ) -> tuple[Canvas, ...]:
-    """Chooses the canvases that together hold every pixel of the mask that is not 0.
+    """Chooses the canvases that together hold all of the mask that can be seen (:func:`masks.visible`).
 
     ``full`` is the whole picture at its own scale. ``auto`` takes the whole of a picture that is near the native size
     (up to 1.5 times its area and twice its side) or smaller, scaled up where it is much smaller. Of a larger picture,
@@ -166,11 +167,12 @@ def plan(
         limits: Of the model and its device.
 
     Returns:
-        Canvases whose boxes do not overlap; none for an empty mask.
+        Canvases whose boxes do not overlap; none for a mask of which nothing can be seen.
 
     Raises:
         ImageTooLargeError: If ``region=full`` needs a larger canvas than the device can hold.
     """
+    mask = masks.visible(mask)
     left, top, width, height = cv2.boundingRect(mask)
     if width == 0:
         return ()

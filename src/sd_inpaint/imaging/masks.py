@@ -16,6 +16,14 @@ from sd_inpaint.schema import SoftMask
 HOLE_THRESHOLD: Final = 128
 """From this grey level on a pixel is hole for the model, which was trained on thresholded masks."""
 
+INVISIBLE_LEVELS: Final = 10
+"""Levels next to black and next to white that are nothing but black and white to a viewer.
+
+A blend by 10 of 255 moves a channel by 4 % of the difference between the two pictures: by three levels where two
+photographs meet, which differ by 67 on average, and never by more than ten. Further than two blocks from an edge, masks
+saved as JPEG or WebP have less noise (docs/why.md).
+"""
+
 _FULLY_REVEALED: Final = 51
 """Grey level of a strength mask from which on only the painted picture is seen: a fifth of full strength.
 
@@ -68,28 +76,46 @@ def prepare(mask: Pixels, *, invert: bool = False, grow: int = 0, blur: float = 
     return mask
 
 
+def visible(mask: Pixels) -> Pixels:
+    """What of a mask decides where and on what the model works: levels that nobody sees are black, or white.
+
+    The result is still blended by the mask itself.
+
+    Args:
+        mask: (H, W) uint8, the effective mask.
+
+    Returns:
+        (H, W) uint8: 0 up to ``INVISIBLE_LEVELS``, 255 from as many below white on, and the mask's own level between.
+    """
+    table = np.arange(256, dtype=np.uint8)
+    table[: INVISIBLE_LEVELS + 1], table[255 - INVISIBLE_LEVELS :] = 0, 255
+    return np.asarray(cv2.LUT(mask, table), dtype=np.uint8)
+
+
 def is_hole(mask: Pixels, soft_mask: SoftMask = SoftMask.BLEND) -> Flags:
     """(H, W) bool: what the model sees as missing. It was trained on thresholded masks and never sees a grey.
 
     A blended mask is hole from ``HOLE_THRESHOLD`` on. A faint one, which nowhere gets there, would leave nothing to
-    fill, so all that it touches is hole. So is all that a strength mask touches: its greys say how far each cell is
-    denoised, and the latents see to that.
+    fill, so all that it visibly touches is hole. So is all that a strength mask visibly touches: its greys say how far
+    each cell is denoised, and the latents see to that.
     """
     is_half_white = mask >= HOLE_THRESHOLD
     is_faint = not is_half_white.any()
-    return mask > 0 if is_faint or soft_mask is SoftMask.STRENGTH else is_half_white
+    return mask > INVISIBLE_LEVELS if is_faint or soft_mask is SoftMask.STRENGTH else is_half_white
 
 
 def compositing_weights(mask: Pixels) -> Pixels:
     """Compositing weights for a mask whose greys are denoising strengths.
 
     Pixels denoised a little already fit the input; blending them again would show both pictures. Only next
-    to untouched pixels, up to a fifth of full strength, the painted picture is faded in.
+    to untouched pixels, up to a fifth of full strength, the painted picture is faded in. What nobody sees of the mask
+    stays as faint as it is.
 
     Returns:
         (H, W) uint8, monotone in the mask, 0 where it is 0.
     """
-    return np.minimum(mask, _FULLY_REVEALED) * (255 // _FULLY_REVEALED)
+    faded = np.minimum(mask, _FULLY_REVEALED) * (255 // _FULLY_REVEALED)
+    return np.where(mask <= INVISIBLE_LEVELS, mask, faded)
 
 
 def latent_hole(hole: Flags, stride: int) -> Flags:
@@ -142,12 +168,12 @@ def fill_hole(picture: Pixels, mask: Pixels) -> Pixels:
 
     Args:
         picture: (H, W, 3) uint8.
-        mask: (H, W) uint8; only pixels of level 0 are continued, only the hole (:func:`is_hole`) is filled.
+        mask: (H, W) uint8; only what is visibly black is continued, only the hole (:func:`is_hole`) is filled.
 
     Returns:
-        (H, W, 3) uint8; ``picture`` itself where the mask has no 0.
+        (H, W, 3) uint8; ``picture`` itself where the mask has no black.
     """
-    known = (mask == 0).astype(np.float32)
+    known = (mask <= INVISIBLE_LEVELS).astype(np.float32)
     if not known.any():
         return picture
     filled = _smoothly_filled(picture * known[:, :, None], known)
@@ -165,12 +191,12 @@ def match_colours(painted: Pixels, original: Pixels, mask: Pixels) -> Pixels:
     Args:
         painted: (H, W, 3) uint8, all that the model gave, also outside the mask.
         original: (H, W, 3) uint8, what it was given.
-        mask: (H, W) uint8; only pixels of level 0 are measured.
+        mask: (H, W) uint8; only what is visibly black is measured.
 
     Returns:
-        (H, W, 3) uint8, no channel moved by more than ``_MAX_DRIFT``; ``painted`` itself where the mask has no 0.
+        (H, W, 3) uint8, no channel moved by more than ``_MAX_DRIFT``; ``painted`` itself where the mask has no black.
     """
-    known = (mask == 0).astype(np.float32)
+    known = (mask <= INVISIBLE_LEVELS).astype(np.float32)
     if not known.any():
         return painted
     drift = np.clip(original.astype(np.float32) - painted, -_MAX_DRIFT, _MAX_DRIFT)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 
 from sd_inpaint.errors import InvalidMaskError, SizeMismatchError
-from sd_inpaint.imaging import codecs
+from sd_inpaint.imaging import codecs, masks
 from sd_inpaint.picture import Picture, Pixels
 from sd_inpaint.schema import InpaintParameters, InpaintRequest
 
@@ -25,18 +25,26 @@ def read_transparency(file: bytes | None, image: Picture, max_pixels: int) -> Pi
     """Reads a mask whose transparent part is repainted, in proportion; without one, the image's own transparency.
 
     Raises:
-        InvalidMaskError: If the picture has no alpha channel.
+        InvalidMaskError: If nothing of the picture can be seen to be transparent, with an alpha channel or without.
     """
     if file is None:
-        if image.alpha is None:
+        mask = _transparency(image.alpha)
+        if mask is None:
             raise InvalidMaskError("Without a mask, the image itself must be transparent where it is to be repainted.")
-        return 255 - image.alpha
-    alpha = codecs.decode_mask_alpha(file, max_pixels=max_pixels)
-    if alpha is None:
+        return mask
+    mask = _transparency(codecs.decode_mask_alpha(file, max_pixels=max_pixels))
+    if mask is None:
         raise InvalidMaskError(
             "The mask has no transparency: in this dialect the transparent part is repainted. "
             "POST /sd-inpaint/inpaint accepts black-and-white masks."
         )
+    return mask
+
+
+def _transparency(alpha: Pixels | None) -> Pixels | None:
+    """255 where transparent; None where nothing can be seen to be, as in a canvas that nobody erased from."""
+    if alpha is None or not masks.visible(255 - alpha).any():
+        return None
     return 255 - alpha
 
 
@@ -77,7 +85,9 @@ def check_same_size(image: Picture, mask: Pixels) -> None:
     if mask_size == image.size:
         return
     turned = (
-        " Width and height seem swapped: EXIF orientation is applied first." if mask_size == image.size[::-1] else ""
+        " Width and height seem swapped: JPEG and PNG are turned by their EXIF orientation first."
+        if mask_size == image.size[::-1]
+        else ""
     )
     raise SizeMismatchError(
         f"The mask is {mask_size[0]}x{mask_size[1]} pixels and the image {image.width}x{image.height}: "

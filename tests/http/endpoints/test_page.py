@@ -1,5 +1,6 @@
 """The page at ``/``: what is served, and what a person can do with it."""
 
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,19 @@ from PIL import Image
 
 import sd_inpaint.http.endpoints.page
 from sd_inpaint.http.endpoints.page import FILES
+from tests.field.pictures import TURNED, colourful
 from tests.support.edge import INPAINT, App, check_shape, form, make_app
 from tests.support.pictures import opened, photo
 from tests.support.repository import ROOT
 from tests.support.served import Server
+
+SHOWN = """() => {
+  const image = document.getElementById("picture"), canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  canvas.getContext("2d").drawImage(image, 0, 0);
+  return canvas.toDataURL().split(",")[1];
+}"""
+"""What the page shows of a picture, as a PNG."""
 
 STATIC = Path(sd_inpaint.http.endpoints.page.__file__).parents[1] / "static"
 PHOTO = ROOT / "docs" / "photo.jpg"
@@ -135,6 +145,25 @@ def test_paint(visit: Visit) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["JPEG, EXIF", "PNG, XMP", "WebP, EXIF", "AVIF, boxes", "HEIC, boxes", "TIFF, its tag"])
+def test_what_is_shown_is_what_is_painted(visit: Visit, tmp_path: Path, way: str) -> None:
+    """However a file says how it is turned, and whether browsers show it or not, the hole is where it was painted."""
+    file = tmp_path / "turned"
+    file.write_bytes(TURNED[way].make(colourful((300, 200)), 6))
+    visit.page.set_input_files("#file", file)
+    visit.paint_mask()
+    shown = opened(base64.b64decode(visit.page.evaluate(SHOWN)))[..., :3].astype(int)
+    visit.ask(prompt="a beautiful red rose", num_inference_steps="2")
+    _, painted = visit.result()
+    assert painted.shape == shown.shape
+    height, width = shown.shape[:2]
+    stroke = np.s_[height // 2 - 2 : height // 2 + 2, int(width * 0.45) : int(width * 0.55)]
+    assert np.abs(painted - shown)[stroke].mean() > 5
+    for kept in (np.s_[: height // 4], np.s_[-height // 4 :]):
+        assert np.abs(painted - shown)[kept].mean() < 1
+
+
+@pytest.mark.slow
 def test_undo_erase_invert(visit: Visit) -> None:
     """A mask can be taken back, painted away and turned round."""
     share = (
@@ -176,11 +205,11 @@ def test_reload_and_cancel(visit: Visit) -> None:
 
 @pytest.mark.slow
 def test_refusal(visit: Visit, tmp_path: Path) -> None:
-    """What the service refuses is said in its own words; what the browser cannot show, too."""
+    """What the service refuses is said in its own words, a file that nobody can show included."""
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")
     visit.page.set_input_files("#file", broken)
-    visit.message("cannot show that file")
+    visit.message("The image is damaged or in an unsupported format")
     small = tmp_path / "small.png"
     photo().save(small)
     visit.page.set_input_files("#file", small)

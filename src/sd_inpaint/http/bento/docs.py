@@ -18,9 +18,10 @@ from sd_inpaint.http.endpoints.openai import CHOICES, COMPRESSION, FREE_TEXTS
 from sd_inpaint.http.middleware.path_prefix import path_prefix
 from sd_inpaint.http.wire.errors import STATUSES
 from sd_inpaint.http.wire.formats import JSON, OFFERED
-from sd_inpaint.http.wire.headers import IDEMPOTENCY_KEY
+from sd_inpaint.http.wire.headers import IDEMPOTENCY_KEY, IMAGE_SIZE
 from sd_inpaint.http.wire.parameters import describe_bounds
-from sd_inpaint.http.wire.paths import A1111, EDITS, HEALTH, INFO, INPAINT, JOBS, MODELS
+from sd_inpaint.http.wire.paths import A1111, EDITS, HEALTH, INFO, INPAINT, JOBS, MODELS, PREVIEW
+from sd_inpaint.imaging.codecs import ImageFormat
 from sd_inpaint.schema import InpaintParameters, OutputFormat
 
 _ERROR = {"$ref": "#/components/schemas/Error"}
@@ -67,7 +68,7 @@ def correct(spec: OpenAPISpecification) -> OpenAPISpecification:
         post=paths[HEALTH].post,
     )
     paths[INFO] = PathItem(get=_read("The model, and each parameter's default and bounds.", {"type": "object"}, {401}))
-    paths |= _jobs(post)
+    paths |= _jobs(post) | {PREVIEW: PathItem(post=_preview())}
     paths |= _openai() | _a1111()
     components: Any = spec.components
     components = {**components, "schemas": {**components["schemas"], "Error": _ERROR_SCHEMA}}
@@ -113,6 +114,24 @@ def _jobs(inpaint: dict[str, Any]) -> dict[str, PathItem]:
         ),
     }
     return {JOBS + path: item for path, item in paths.items()}
+
+
+def _preview() -> dict[str, Any]:
+    file = {"type": "string", "format": "binary"}
+    form = {"type": "object", "properties": {"image": file}, "required": ["image"]}
+    size = {"description": "Width and height of the picture itself.", "schema": {"type": "string"}}
+    shown = {
+        "description": "The picture upright, in sRGB, and no larger than a page needs it.",
+        "headers": {IMAGE_SIZE: size},
+        "content": {ImageFormat.PNG.media_type: {"schema": file}},
+    }
+    return {
+        "operationId": "SDInpaint__preview",
+        "summary": "Show a picture as the service sees it",
+        "description": "For pages whose browser cannot show the file, such as HEIC or TIFF.",
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
+        "responses": {"200": shown, **_errors({400, 401, 408, 413, 415, 429, 500})},
+    }
 
 
 def _openai() -> dict[str, PathItem]:

@@ -11,6 +11,7 @@ from sd_inpaint.errors import InpaintError, RequestCancelledError
 from sd_inpaint.http.wire.headers import DEADLINE
 from sd_inpaint.http.wire.parameters import read_seconds
 from sd_inpaint.imaging.pair import ReadMask, decode_pair, read_luminance
+from sd_inpaint.imaging.preview import render_preview
 from sd_inpaint.painter import Painter, Progress
 from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult
@@ -49,6 +50,10 @@ class Painting:
         return await self.work(
             decode_pair, image, mask, parameters, max_pixels=self._settings.max_pixels, read_mask=read_mask
         )
+
+    async def preview(self, image: bytes) -> tuple[bytes, tuple[int, int]]:
+        """Shows a picture small, as :func:`~sd_inpaint.imaging.preview.render_preview`."""
+        return await self.work(render_preview, image, max_pixels=self._settings.max_pixels)
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does work on whole pictures, off the event loop and in its turn."""

@@ -17,6 +17,7 @@ EXPOSED_HEADERS = (
     "X-Steps",
     "X-Inference-Seconds",
     "X-Region",
+    "X-Image-Size",
     "X-Warning",
     "X-Request-ID",
     "Retry-After",

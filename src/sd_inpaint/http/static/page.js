@@ -13,6 +13,7 @@ const service = new Service();
 const mask = new Mask($("mask"));
 let fields = null;
 let picture = null; // the file that is sent
+let before = null; // the file that is shown of it
 let running = null; // {id, abort} of the job under way
 let isReady = false;
 
@@ -52,17 +53,32 @@ function setSource(image, file) {
   return image.decode();
 }
 
-async function open(file) {
+/** Shows a file, by the browser's means or else by the service's, which reads more formats. */
+async function showFile(image, file) {
   try {
-    await setSource($("picture"), file);
+    await setSource(image, file);
+    return { shown: file, size: [image.naturalWidth, image.naturalHeight] };
   } catch {
-    say("This browser cannot show that file, so you cannot paint a mask over it. JPEG, PNG, WebP and AVIF work.", true);
+    say("This browser cannot show that file; asking the service…");
+    const { file: shown, size } = await service.preview(file);
+    await setSource(image, shown);
+    return { shown, size };
+  }
+}
+
+async function open(file) {
+  let shown;
+  try {
+    shown = await showFile($("picture"), file);
+  } catch (error) {
+    complain(error);
     show(picture ? "mask" : "nothing");
     return;
   }
   picture = file;
-  // As it is shown: turned by its EXIF, which is how the service reads it too.
-  mask.reset($("picture").naturalWidth, $("picture").naturalHeight);
+  before = shown.shown;
+  // As it is shown: turned as the service turns it too.
+  mask.reset(...shown.size);
   show("mask");
   say("Paint over the part to replace.");
 }
@@ -238,7 +254,7 @@ async function showResult(results) {
     });
   }
   $("before").hidden = $("compare").parentElement.hidden = $("back").hidden = !picture;
-  if (picture) await setSource($("before"), picture);
+  if (picture) await setSource($("before"), before);
   await choose(files[0], results[0].seed);
   compare(0);
   show("result");

@@ -49,6 +49,14 @@ export class Service {
     return (await this.#call("jobs", { method: "POST", body: form, headers: { "Idempotency-Key": key } })).json();
   }
 
+  /** A picture as the service sees it, for one that this browser cannot show: the file to show, and its own size. */
+  async preview(file) {
+    const form = new FormData();
+    form.append("image", file, file.name || "picture");
+    const response = await this.#call("preview", { method: "POST", body: form });
+    return { file: await response.blob(), size: response.headers.get("X-Image-Size").split("x").map(Number) };
+  }
+
   async cancel(id) {
     await this.#call(`jobs/${id}`, { method: "DELETE" });
   }

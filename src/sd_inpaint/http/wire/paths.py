@@ -5,6 +5,7 @@ from typing import Final
 INPAINT: Final = "/sd-inpaint/inpaint"
 HEALTH: Final = "/sd-inpaint/health"
 INFO: Final = "/sd-inpaint/info"
+PREVIEW: Final = "/sd-inpaint/preview"
 JOBS: Final = "/sd-inpaint/jobs"
 
 OPENAI: Final = "/v1"
