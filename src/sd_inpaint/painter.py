@@ -29,6 +29,7 @@ from sd_inpaint.schema import (
     InpaintRequest,
     InpaintResult,
     MaskedContent,
+    SchedulerName,
     SoftMask,
     Variation,
 )
@@ -175,6 +176,19 @@ class Painter:
                 name: field.default for name, field in InpaintParameters.model_fields.items() if not field.is_required()
             },
         }
+
+    @property
+    def own_scheduler(self) -> SchedulerName:
+        """The name of the scheduler that the model ships with; ``default`` where it has none, or is not loaded yet."""
+        backend = self.engine.backend
+        return (
+            SchedulerName.DEFAULT if backend is None else SchedulerName(str(backend.info.get("scheduler", "default")))
+        )
+
+    def device_memory(self) -> dict[str, int] | None:
+        """Returns the device's memory in bytes, as :meth:`Backend.memory`; None before the model is loaded too."""
+        backend = self.engine.backend
+        return None if backend is None else backend.memory()
 
     async def paint(
         self,

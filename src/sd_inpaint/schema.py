@@ -56,13 +56,31 @@ class SchedulerName(StrEnum):
     """The scheduler that the model ships with."""
 
     DDIM = "ddim"
+    DDIM_A = "ddim_a"
+    """DDIM with eta 1, which draws noise in each step."""
+
     PNDM = "pndm"
     EULER = "euler"
+    EULER_KARRAS = "euler_karras"
+    EULER_EXPONENTIAL = "euler_exponential"
     EULER_A = "euler_a"
     DPMPP_2M = "dpmpp_2m"
     DPMPP_2M_KARRAS = "dpmpp_2m_karras"
+    DPMPP_2M_EXPONENTIAL = "dpmpp_2m_exponential"
+    DPMPP_2M_SDE_KARRAS = "dpmpp_2m_sde_karras"
+    DPMPP_2M_SDE_EXPONENTIAL = "dpmpp_2m_sde_exponential"
     UNIPC = "unipc"
     LCM = "lcm"
+
+
+class PromptSyntax(StrEnum):
+    """The languages that prompts may be written in."""
+
+    WEIGHTS = "weights"
+    """Plain text, in which ``(word:1.3)`` is a weight."""
+
+    A1111 = "a1111"
+    """That of AUTOMATIC1111's web UI: ``(word)``, ``[word]``, ``(word:1.3)``, ``BREAK``."""
 
 
 class OutputFormat(StrEnum):
@@ -111,6 +129,11 @@ class InpaintParameters(BaseModel):
         description="Read (word:1.3) as a weight and accept prompts of any length; false takes the text literally, "
         "cut off at the text encoder's 77 tokens.",
     )
+    prompt_syntax: PromptSyntax = Field(
+        default=PromptSyntax.WEIGHTS,
+        description="What is read while prompt_weights is true: weights is (word:1.3) only, a1111 the web UI's "
+        "(word), [word], (word:1.3), escapes and BREAK.",
+    )
     num_images: int = Field(default=1, ge=1, le=4, description="Number of pictures; each one uses the next seed.")
     scheduler: SchedulerName = Field(default=SchedulerName.DEFAULT, description="Sampler; default is the model's own.")
     strength: float = Field(
@@ -146,6 +169,11 @@ class InpaintParameters(BaseModel):
     quality: int | None = Field(
         default=None, ge=1, le=100, description="Quality of a lossy format (WebP, JPEG, AVIF): higher is larger."
     )
+
+    @property
+    def syntax(self) -> PromptSyntax | None:
+        """The language of the prompts; None takes them literally."""
+        return self.prompt_syntax if self.prompt_weights else None
 
     @field_validator("strength")
     @classmethod

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sd_inpaint.diffusion.schedulers import create_scheduler
+from sd_inpaint.diffusion.schedulers import create_scheduler, name_of
 from sd_inpaint.schema import SchedulerName
 from tests.support.tiny_model import make_components
 
@@ -25,3 +25,18 @@ def test_default_is_the_models_own() -> None:
     """``default`` is the class the model ships with."""
     shipped = make_components()["scheduler"]
     assert type(create_scheduler(SchedulerName.DEFAULT, shipped)) is type(shipped)
+
+
+@pytest.mark.parametrize("name", [name for name in SchedulerName if name is not SchedulerName.DEFAULT])
+def test_a_models_own_scheduler_has_its_name(name: SchedulerName) -> None:
+    """A model that ships with what a name stands for is said to have that sampler."""
+    shipped = create_scheduler(name, make_components()["scheduler"])
+    assert name_of(shipped) is name
+
+
+def test_a_scheduler_of_another_kind_has_no_name() -> None:
+    """What no name stands for is left unsaid."""
+    from diffusers import DDPMScheduler, EulerDiscreteScheduler
+
+    assert name_of(DDPMScheduler()) is SchedulerName.DEFAULT
+    assert name_of(EulerDiscreteScheduler(use_karras_sigmas=True, timestep_spacing="leading")) is SchedulerName.DEFAULT

@@ -9,7 +9,6 @@ DEFAULTS: Final[dict[str, str | list[str] | None]] = {
     "Java 11 HttpClient, OkHttp, Go, .NET HttpClient, Guzzle, Dart, Apps Script": None,
     "curl, requests, httpx, aiohttp, fetch, node-fetch, got, Ruby, Wget, Feign, Postman, Insomnia, Zapier, Make": "*/*",
     "a header that was set to nothing": "",
-    "a header of blanks": "  ",
     # HTTP libraries.
     "Java's HttpURLConnection up to 17": "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2",
     "Java's HttpURLConnection, later": "text/html, image/gif, image/jpeg, */*; q=0.2",

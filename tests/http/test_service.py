@@ -59,6 +59,7 @@ def test_parameters_reach_the_painter(app: App) -> None:
         "guidance_scale": "1.0",
         "seed": str(2**64 - 1),
         "prompt_weights": "false",
+        "prompt_syntax": "a1111",
         "scheduler": "euler_a",
         "strength": "0.25",
         "masked_content": "fill",

@@ -1,12 +1,14 @@
 """What samples mean: depths, transparency, profiles and inks, through the files that bring them."""
 
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from sd_inpaint.errors import InvalidImageError
+from sd_inpaint.imaging import colours, icc
 from tests.support.uploads import SRGB, WITH_EXIF, cmyk_profile, decode, decode_mask, png, saved, seen, smooth
 
 GREY = SRGB[:16] + b"GRAY" + SRGB[20:]
@@ -102,6 +104,16 @@ class TestColours:
     def test_profile_is_found_in_every_format(self, image_format):
         """An RGB profile is carried from each format that can hold one."""
         assert decode(saved(smooth(), image_format, icc_profile=SRGB)).icc_profile == SRGB
+
+    def test_threads_share_a_transform(self):
+        """Pictures converted at the same time are what each is alone."""
+        profile = icc.rgb_profile(((0.3127, 0.3290), (0.68, 0.32), (0.265, 0.69), (0.15, 0.06)), [icc.srgb_curve()])
+        random = np.random.default_rng(5)
+        pictures = [random.integers(0, 256, (80, 90, 3), dtype=np.uint8) for _ in range(24)]
+        alone = [colours.to_srgb(picture, profile) for picture in pictures]
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(lambda picture: colours.to_srgb(picture, profile), pictures))
+        assert all(np.array_equal(one, other) for one, other in zip(alone, together, strict=True))
 
     def test_cmyk_is_converted_by_its_profile(self):
         """Ink values mean what their profile says."""

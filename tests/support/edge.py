@@ -14,7 +14,7 @@ from sd_inpaint.errors import InpaintError
 from sd_inpaint.http.application import Application
 from sd_inpaint.picture import Picture
 from sd_inpaint.picture_work import PictureWork
-from sd_inpaint.schema import InpaintRequest, InpaintResult, Variation
+from sd_inpaint.schema import InpaintRequest, InpaintResult, SchedulerName, Variation
 from sd_inpaint.settings import Settings
 from service import declare
 from tests.support.pictures import hole, photo, written
@@ -101,6 +101,11 @@ class FakePainter:
     def info(self) -> dict[str, object]:
         """Gives what the real one gives, as far as the edge looks at it."""
         return {"model": self.settings.model, "status": str(self.engine.state), "limits": {}}
+
+    own_scheduler = SchedulerName.DDIM
+
+    def device_memory(self) -> None:
+        """Gives none: there is no device."""
 
     async def paint(
         self,

@@ -192,7 +192,8 @@ def test_bento_of_the_real_model_holds_its_weights(pulled: Pulled, tmp_path: Pat
     folder = bento / "models" / "sd-inpaint" / sources.PINNED_REVISION
     shutil.copytree(pulled.store / sources.PINNED_REVISION, folder)
     code = (
-        "import json; from sd_inpaint.settings import Settings; from sd_inpaint.sources import locate, verify;"
+        "import json; from sd_inpaint.diffusion.sources import locate, verify\n"
+        "from sd_inpaint.settings import Settings\n"
         "source = verify(locate(Settings.read(None))); print(json.dumps([source.name, str(source.folder)]))"
     )
     empty = str(tmp_path / "nothing")

@@ -162,7 +162,7 @@ def main() -> None:
     """Runs one command; a wrong input is one line and exit code 2."""
     parser = argparse.ArgumentParser(prog="scripts/capacity", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("plan", help="replicas, settings and cost for a load and a target, in seconds")
+    command = commands.add_parser("plan", help="replicas, settings and cost for a load and a target")
     add_plan(command)
     command.add_argument("--json", action="store_true", help="all figures, for programs")
     command.set_defaults(run=run_plan)

@@ -89,3 +89,6 @@ class SimulatedBackend:
 
     def release_memory(self) -> None:
         """Does nothing: there is none."""
+
+    def memory(self) -> None:
+        """Gives none."""

@@ -13,13 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    PNDMScheduler,
-    StableDiffusionInpaintPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
@@ -132,10 +126,11 @@ def write(
     print(f"{folder}: {size / 1e9:.2f} GB")
 
 
-def _unfilled(
-    scheduler: str, unet: Mapping[str, Any], vae: Mapping[str, Any], text_encoder: Mapping[str, Any]
-) -> StableDiffusionInpaintPipeline:
+def _unfilled(scheduler: str, unet: Mapping[str, Any], vae: Mapping[str, Any], text_encoder: Mapping[str, Any]) -> Any:
     """Makes a pipeline of shapes: on "meta", a module has no numbers, and takes no time and no memory to make."""
+    # Only here, since it warns of an image processor that nothing uses, unless the logs are silent.
+    from diffusers import StableDiffusionInpaintPipeline
+
     with torch.device("meta"):
         modules = {
             "unet": UNet2DConditionModel(**unet),

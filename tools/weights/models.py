@@ -65,7 +65,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def write_full_size(args: argparse.Namespace) -> None:
     """Writes a model with random weights into a folder; the store is not touched."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it says while it loads is for its own callers
     # Only here, since it takes seconds to load.
     from tools.weights import full_size
 

@@ -105,7 +105,9 @@ def read_pipeline(file: Path, configs: Path, dtype: torch.dtype) -> Any:
             str(file), config=str(configs), torch_dtype=dtype, local_files_only=True
         )
     except NotImplementedError as error:  # torch's, of a tensor that has no numbers
-        raise WeightsError(f"{file} lacks tensors of its UNet or its VAE.") from error
+        raise WeightsError(
+            f"{file} lacks tensors of its UNet or its VAE.\nIt may be cut short: download or export it again."
+        ) from error
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise WeightsError(f"{file} does not fit the configs it is read with:\n{sources.first_line(error)}") from error
     if missing := [name for name, value in pipeline.text_encoder.named_parameters() if value.is_meta]:

@@ -133,7 +133,7 @@ class Denoiser:
             prompts = [parameters.prompt]
             if parameters.guidance_scale > 1.0:
                 prompts.insert(0, parameters.negative_prompt)
-            embeddings = self._model.embed(prompts, weighted=parameters.prompt_weights)
+            embeddings = self._model.embed(prompts, parameters.syntax)
 
             # 2. Set the timesteps; strength leaves out the first, noisiest ones.
             scheduler = create_scheduler(parameters.scheduler, self._model.scheduler)
@@ -299,6 +299,10 @@ class Denoiser:
     def release_memory(self) -> None:
         """Gives cached memory back, after trouble."""
         self._device.release_memory()
+
+    def memory(self) -> dict[str, int] | None:
+        """Returns the device's memory in bytes; None where it is the machine's own. Any thread may call it."""
+        return self._device.memory()
 
     def _checked(self, canvas: np.ndarray) -> np.ndarray:
         # 11. Hand it to the safety checker, where there is one.

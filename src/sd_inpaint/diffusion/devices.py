@@ -66,6 +66,20 @@ class Device:
             return int(torch.mps.recommended_max_memory()) - int(torch.mps.current_allocated_memory())
         return _free_host_bytes()
 
+    def memory(self) -> dict[str, int] | None:
+        """Memory of a CUDA device in bytes: all of it, and this process's; None elsewhere."""
+        if self.kind != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(self.torch_device)
+        return {
+            "free": int(free),
+            "total": int(total),
+            "allocated": torch.cuda.memory_allocated(self.torch_device),
+            "reserved": torch.cuda.memory_reserved(self.torch_device),
+            "peak_allocated": torch.cuda.max_memory_allocated(self.torch_device),
+            "peak_reserved": torch.cuda.max_memory_reserved(self.torch_device),
+        }
+
     def wait(self) -> None:
         """Waits until all that was asked of the device is done: on CUDA and MPS calls return before."""
         if self.kind == "cuda":

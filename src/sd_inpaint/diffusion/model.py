@@ -8,6 +8,7 @@ from diffusers import AsymmetricAutoencoderKL
 
 from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.diffusion.prompts import PromptEncoder, equalise
+from sd_inpaint.schema import PromptSyntax
 
 SMALLEST_SHOWN = 8
 """Side in pixels of the smallest picture that a decoder can be shown: diffusers halves it thrice, at any stride."""
@@ -32,8 +33,8 @@ class InpaintModel(Protocol):
     latent_channels: int
     scheduler: Any
 
-    def embed(self, prompts: Sequence[str], *, weighted: bool = False) -> torch.Tensor:
-        """Returns (B, L, D) text embeddings; ``weighted`` reads ``(word:1.3)`` and takes text of any length."""
+    def embed(self, prompts: Sequence[str], syntax: PromptSyntax | None = None) -> torch.Tensor:
+        """Returns (B, L, D) text embeddings; with a syntax, brackets are read and text of any length is taken."""
 
     def encode(self, pictures: torch.Tensor, *, low_memory: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Takes (B, 3, H, W) in [-1, 1]; returns mean and standard deviation, each (B, 4, H/s, W/s), scaled."""
@@ -88,10 +89,10 @@ class TorchModel:
         self.fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
 
     @torch.inference_mode()
-    def embed(self, prompts: Sequence[str], *, weighted: bool = False) -> torch.Tensor:
+    def embed(self, prompts: Sequence[str], syntax: PromptSyntax | None = None) -> torch.Tensor:
         """See :meth:`InpaintModel.embed`."""
-        embeddings = [self._prompts.encode(prompt, weighted=weighted) for prompt in prompts]
-        return equalise(embeddings, self._prompts.encode("", weighted=False))
+        embeddings = [self._prompts.encode(prompt, syntax) for prompt in prompts]
+        return equalise(embeddings, self._prompts.encode(""))
 
     @torch.inference_mode()
     def encode(self, pictures: torch.Tensor, *, low_memory: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,63 +1,21 @@
 """Prompt → embeddings: of any length, with weights on its parts."""
 
-import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 
 from sd_inpaint.errors import InvalidParameterError
+from sd_inpaint.prompt_syntax import Part, parse
+from sd_inpaint.schema import PromptSyntax
 
 CACHED_PROMPTS = 64
 """Embeddings kept, 0.2 MB each: the empty negative prompt of almost every call, one prompt over many seeds."""
 
-WEIGHT_MAX = 2.0
-"""A larger number behind a colon is text, as in ``(at 12:30)``: such weights give noise, not emphasis."""
-
 MAX_CHUNKS = 20
 """Longest prompt, in stretches of the text encoder's length: some 1,500 tokens. Each costs a pass of the encoder, and
 attention in every step."""
-
-_WEIGHT = re.compile(r"\d{1,3}(\.\d{1,6})?|\.\d{1,6}")
-
-
-def parse_weights(prompt: str) -> list[tuple[str, float]]:
-    r"""Splits a prompt into parts and their weights; ``\(`` and ``\)`` are plain parentheses inside a weighted part.
-
-    Only the explicit ``(word:1.3)``, the form that users of A1111 know, is a weight: bare parentheses stay what they
-    are, since prompts that the guide's clients send are plain text.
-
-    >>> parse_weights("a (red:1.3) rose")
-    [('a ', 1.0), ('red', 1.3), (' rose', 1.0)]
-    """
-    parts: list[tuple[str, float]] = []
-    end = position = 0
-    opened: int | None = None
-    while position < len(prompt):
-        character = prompt[position]
-        if character == "\\":
-            position += 1
-        elif character == "(":
-            opened = position
-        elif character == ")" and opened is not None:
-            weighted = _read_weight(prompt[opened + 1 : position])
-            if weighted is not None:
-                parts += [(prompt[end:opened], 1.0), weighted]
-                end = position + 1
-            opened = None
-        position += 1
-    parts.append((prompt[end:], 1.0))
-    return [part for part in parts if part[0]] or [("", 1.0)]
-
-
-def _read_weight(inside: str) -> tuple[str, float] | None:
-    """Reads ``word:1.3``; None where it is text, such as ``16:9`` (no letter) and ``at 12:30`` (no such weight)."""
-    text, colon, number = inside.rpartition(":")
-    if not colon or not _WEIGHT.fullmatch(number) or float(number) > WEIGHT_MAX:
-        return None
-    if not any(character.isalpha() for character in text):
-        return None
-    return re.sub(r"\\(.)", r"\1", text), float(number)
 
 
 class PromptEncoder:
@@ -72,36 +30,36 @@ class PromptEncoder:
         self._length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         self.encode = lru_cache(maxsize=CACHED_PROMPTS)(self._encode)
 
-    def _encode(self, prompt: str, *, weighted: bool = False) -> torch.Tensor:
+    def _encode(self, prompt: str, syntax: PromptSyntax | None = None) -> torch.Tensor:
         """Embeds one prompt.
 
         Args:
             prompt: Any text.
-            weighted: True takes ``(word:1.3)`` as a weight, and goes on in further chunks where the text is longer than
-                the encoder's length; False takes the text as it is and cuts it there, as diffusers does.
+            syntax: How its brackets are read, and that it goes on in further chunks where it is longer than the
+                encoder's length; None takes the text as it is and cuts it there, as diffusers does.
 
         Returns:
             (1, L × chunks, D) in the text encoder's dtype, on its device; L is 77 for CLIP.
 
         Raises:
-            InvalidParameterError: If the text has more than ``MAX_CHUNKS`` chunks.
+            InvalidParameterError: If the text has more than ``MAX_CHUNKS`` chunks, or is wrong in its language.
         """
-        parts = parse_weights(prompt) if weighted else [(prompt, 1.0)]
-        tokens, weights = self._tokenize(parts)
         room = self._length - 2  # each chunk has a start and an end token
-        if not weighted:
-            tokens, weights = tokens[:room], weights[:room]
-        if len(tokens) > MAX_CHUNKS * room:
+        if syntax is None:
+            tokens, weights = self._tokenize([Part(prompt, 1.0)])
+            return self._encode_chunk(tokens[:room], weights[:room])
+        chunks: list[tuple[list[int], list[float]]] = []
+        for segment in parse(prompt, syntax):
+            tokens, weights = self._tokenize(segment)
+            starts = range(0, max(len(tokens), 1), room)
+            chunks += [(tokens[start : start + room], weights[start : start + room]) for start in starts]
+        if len(chunks) > MAX_CHUNKS:
             raise InvalidParameterError(
-                f"The prompt has {len(tokens)} tokens; the limit is {MAX_CHUNKS * room}.", field="prompt"
+                f"The prompt takes {len(chunks)} chunks of {room} tokens; the limit is {MAX_CHUNKS}.", field="prompt"
             )
-        chunks = [
-            self._encode_chunk(tokens[start : start + room], weights[start : start + room])
-            for start in range(0, max(len(tokens), 1), room)
-        ]
-        return torch.cat(chunks, dim=1)
+        return torch.cat([self._encode_chunk(*chunk) for chunk in chunks], dim=1)
 
-    def _tokenize(self, parts: list[tuple[str, float]]) -> tuple[list[int], list[float]]:
+    def _tokenize(self, parts: Sequence[Part]) -> tuple[list[int], list[float]]:
         tokens: list[int] = []
         weights: list[float] = []
         for text, weight in parts:

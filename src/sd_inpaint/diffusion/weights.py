@@ -19,6 +19,7 @@ from sd_inpaint.diffusion.denoiser import Denoiser
 from sd_inpaint.diffusion.devices import Device, choose_device, choose_max_batch, choose_max_canvas_pixels
 from sd_inpaint.diffusion.model import TorchModel
 from sd_inpaint.diffusion.safety import SafetyChecker
+from sd_inpaint.diffusion.schedulers import name_of
 from sd_inpaint.diffusion.sources import AUTOENCODERS, Source, first_line, locate, verify
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import Settings
@@ -45,6 +46,7 @@ def load(settings: Settings) -> Denoiser:
         "files": source.files,
         "device": device.name,
         "dtype": device.dtype_name,
+        "scheduler": name_of(model.scheduler),
         "native_size": model.sample_size * model.stride,
         "max_batch": max_batch,
         "max_canvas_pixels": max_canvas_pixels,

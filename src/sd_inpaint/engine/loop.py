@@ -87,6 +87,12 @@ class Backend(Protocol[D, P]):
     def release_memory(self) -> None:
         """Gives cached memory back."""
 
+    def memory(self) -> dict[str, int] | None:
+        """Returns the device's memory in bytes, from any thread; None where it is the machine's own.
+
+        The names are ``free``, ``total``, and ``allocated``, ``reserved`` and each one's ``peak_…`` of this process.
+        """
+
 
 class DeviceLoop(Generic[D, P]):
     """The canvases and their turns on the device.

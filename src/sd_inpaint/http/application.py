@@ -10,7 +10,7 @@ from sd_inpaint.engine.lifecycle import EngineState
 from sd_inpaint.http.bento.draining import drain_before_exit
 from sd_inpaint.http.bento.internals import TimeoutMiddleware
 from sd_inpaint.http.bento.metrics import QueueMetrics
-from sd_inpaint.http.endpoints.a1111 import A1111
+from sd_inpaint.http.endpoints.a1111.dialect import A1111
 from sd_inpaint.http.endpoints.health import Health
 from sd_inpaint.http.endpoints.inpainting import Inpainting
 from sd_inpaint.http.endpoints.jobs import Jobs

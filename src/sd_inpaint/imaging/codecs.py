@@ -161,6 +161,31 @@ def decode_mask_alpha(data: bytes, *, max_pixels: int) -> Pixels | None:
         return colours.channels(exif.upright(source))[1]
 
 
+def read_text(data: bytes) -> str:
+    """Reads the parameters that a picture's file carries: where :func:`encode` and AUTOMATIC1111's web UI put them.
+
+    The file is read as it came, for its pixels are decoded from a copy without its texts. No pixel is decoded here.
+
+    Args:
+        data: The file, whatever its name or declared type.
+
+    Returns:
+        The text; empty where there is none.
+
+    Raises:
+        InvalidImageError: If it is not such a picture, or its head is damaged or truncated.
+        ImageTooLargeError: If it has more pixels than any server accepts.
+    """
+    with _translated("image", InvalidImageError), _opened(data) as source:
+        text = source.info.get("parameters")
+        if isinstance(text, str):
+            return str(text)
+        comment = source.getexif().get_ifd(0x8769).get(0x9286)
+        if not isinstance(comment, bytes) or not comment.startswith(b"UNICODE\0"):
+            return ""
+        return comment[8:].decode("utf-16-be", "replace")
+
+
 def check_encodable(size: tuple[int, int], image_format: ImageFormat) -> None:
     """Checks that a format can hold a picture of this size; call it before minutes of painting.
 

@@ -138,7 +138,8 @@ def _coded_webp(data: bytes) -> bytes:
         after = at + 8 + length + length % 2
         is_whole = at + 8 + length <= len(data)
         if kind in _WEBP_PIXELS or (kind in _WEBP_KEPT and is_whole):
-            parts.append(data[at:after])
+            # The last chunk of a file may lack the byte that makes its length even.
+            parts.append(data[at:after] + b"\0" * (is_whole and after > len(data)))
             has_pixels = has_pixels or kind in _WEBP_PIXELS
         at = after
     body = b"".join(parts)

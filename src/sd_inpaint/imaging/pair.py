@@ -1,7 +1,7 @@
 """An uploaded image and its mask, decoded and held against each other."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from sd_inpaint.schema import InpaintParameters, InpaintRequest
 
 ReadMask: TypeAlias = Callable[[bytes | None, Picture, int], Pixels]
 """Mask file or None, its image, largest number of pixels → (H, W) uint8, 255 repaint, 0 keep."""
+
+
+_OPAQUE: Final = 128
+"""Above this level, alpha is opaque. Source: the web UI's rule for masks that have an alpha channel."""
 
 
 def read_luminance(file: bytes | None, image: Picture, max_pixels: int) -> Pixels:
@@ -46,6 +50,21 @@ def _transparency(alpha: Pixels | None) -> Pixels | None:
     if alpha is None or not masks.visible(255 - alpha).any():
         return None
     return 255 - alpha
+
+
+def read_opacity(file: bytes | None, image: Picture, max_pixels: int, *, rounds: bool = True) -> Pixels:
+    """Reads a mask as AUTOMATIC1111's web UI does: opaque pixels are repainted, or the white ones if all are opaque.
+
+    Args:
+        file: The mask's file; None repaints everything.
+        image: Its image.
+        max_pixels: Largest width times height.
+        rounds: Whether opacity counts as all, from just above the middle on, or nothing.
+    """
+    alpha = None if file is None else codecs.decode_mask_alpha(file, max_pixels=max_pixels)
+    if alpha is None or bool((alpha == 255).all()):
+        return read_luminance(file, image, max_pixels)
+    return np.where(alpha > _OPAQUE, np.uint8(255), np.uint8(0)) if rounds else alpha
 
 
 def decode_pair(

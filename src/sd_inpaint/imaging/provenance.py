@@ -9,6 +9,7 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from sd_inpaint import __version__
+from sd_inpaint.prompt_syntax import write_web_ui
 from sd_inpaint.schema import InpaintParameters, InpaintResult, MaskedContent, Region, SchedulerName
 
 SOFTWARE: Final = f"sd-inpaint {__version__}"
@@ -16,15 +17,24 @@ SOFTWARE: Final = f"sd-inpaint {__version__}"
 
 SAMPLERS: Final[dict[SchedulerName, tuple[str, str | None]]] = {
     SchedulerName.DDIM: ("DDIM", None),
+    SchedulerName.DDIM_A: ("DDIM", None),
     SchedulerName.PNDM: ("PLMS", None),
     SchedulerName.EULER: ("Euler", None),
+    SchedulerName.EULER_KARRAS: ("Euler", "Karras"),
+    SchedulerName.EULER_EXPONENTIAL: ("Euler", "Exponential"),
     SchedulerName.EULER_A: ("Euler a", None),
-    SchedulerName.DPMPP_2M: ("DPM++ 2M", None),
+    # Without a type it is Karras there. diffusers' own spacing starts each step where the one before it ends, and that
+    # is what the web UI has under this name.
+    SchedulerName.DPMPP_2M: ("DPM++ 2M", "SGM Uniform"),
     SchedulerName.DPMPP_2M_KARRAS: ("DPM++ 2M", "Karras"),
+    SchedulerName.DPMPP_2M_EXPONENTIAL: ("DPM++ 2M", "Exponential"),
+    SchedulerName.DPMPP_2M_SDE_KARRAS: ("DPM++ 2M SDE", "Karras"),
+    SchedulerName.DPMPP_2M_SDE_EXPONENTIAL: ("DPM++ 2M SDE", "Exponential"),
     SchedulerName.UNIPC: ("UniPC", None),
     SchedulerName.LCM: ("LCM", None),
 }
-"""Our names → A1111's sampler and schedule type. The model's own sampler has no name there and is left out."""
+"""Our names → A1111's sampler and schedule type, which is left out where "Automatic" means it there. The model's own
+sampler has no name there and is left out."""
 
 _SOURCE_TYPES: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 """Source: IPTC NewsCodes, Digital Source Type; "composite with" is the term for inpainting and outpainting."""
@@ -68,6 +78,7 @@ def texts(parameters: InpaintParameters, result: InpaintResult, seed: int, *, mo
         "Steps": parameters.num_inference_steps,
         "Sampler": sampler,
         "Schedule type": schedule,
+        "Eta DDIM": 1 if parameters.scheduler is SchedulerName.DDIM_A else None,
         "CFG scale": f"{parameters.guidance_scale:g}",
         "Seed": seed,
         "Size": "{}x{}".format(*result.size),
@@ -82,9 +93,9 @@ def texts(parameters: InpaintParameters, result: InpaintResult, seed: int, *, mo
         "RNG": "CPU",
         "Region": "; ".join(result.regions),
     }
-    lines = [_writable(parameters.prompt)]
+    lines = [_writable(write_web_ui(parameters.prompt, parameters.syntax))]
     if parameters.negative_prompt:
-        lines.append(f"Negative prompt: {_writable(parameters.negative_prompt)}")
+        lines.append(f"Negative prompt: {_writable(write_web_ui(parameters.negative_prompt, parameters.syntax))}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))
     return {"parameters": "\n".join(lines), "Software": SOFTWARE}
 

@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sd_inpaint.errors import InvalidParameterError, MissingFieldError
-from sd_inpaint.http.wire.parameters import read_parameters, read_seconds
+from sd_inpaint.http.wire.parameters import (
+    as_text,
+    read_decimal,
+    read_parameters,
+    read_seconds,
+    read_switch,
+    read_whole,
+)
 from sd_inpaint.schema import InpaintParameters
 
 
@@ -160,3 +167,47 @@ def test_bad_durations(text: str) -> None:
     """Durations of no time, of too much, or that are no number are refused."""
     with pytest.raises(InvalidParameterError, match="X must be a number of seconds"):
         read_seconds("X", text, 3600.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(True, "true"), (False, "false"), (12, "12"), (512.0, "512"), (0.5, "0.5"), (" x ", " x "), (-1.0, "-1")],
+)
+def test_a_json_value_is_the_text_that_a_form_would_have(value: object, text: str) -> None:
+    """Numbers and switches of JSON are read by the same rules as a form's."""
+    assert as_text("steps", value) == text
+
+
+@pytest.mark.parametrize("value", [None, [], {}, 10**25, -(10**5000)], ids=lambda value: type(value).__name__)
+def test_a_json_value_without_a_text_is_refused(value: object) -> None:
+    """Lists, objects, null and numbers of thousands of digits are no values of a form."""
+    with pytest.raises(InvalidParameterError, match="steps") as caught:
+        as_text("steps", value)
+    assert caught.value.facts["field"] == "steps"
+
+
+def test_values_beside_the_schema_are_read_alike() -> None:
+    """A dialect's own fields have the same numbers and switches, and the same errors."""
+    assert read_whole("width", "512.0", 0, 1000) == 512
+    assert read_decimal("eta", "1e-1") == 0.1
+    assert [read_switch("tiling", value) for value in ("False", 0, "on", True)] == [False, False, True, True]
+    for read, words in (
+        (lambda: read_whole("width", 1001, 0, 1000), "width must be a whole number from 0 to 1000"),
+        (lambda: read_whole("width", 0.5, 0, 1000), "not '0.5'"),
+        (lambda: read_whole("width", True, 0, 1000), "not 'true'"),
+        (lambda: read_decimal("eta", float("nan")), "eta must be a number"),
+        (lambda: read_switch("tiling", "perhaps"), "tiling must be true or false"),
+    ):
+        with pytest.raises(InvalidParameterError, match=words):
+            read()
+
+
+@pytest.mark.parametrize("name", ["prompt", "negative_prompt"])
+def test_what_a_prompts_language_does_not_allow_is_refused(name: str) -> None:
+    """A weight out of bounds is the caller's error before anything is painted, unless prompts are taken literally."""
+    texts = {"prompt": "a rose", name: "(word:3)"}
+    with pytest.raises(InvalidParameterError, match=f"{name} has a weight of 3") as caught:
+        read_parameters(texts)
+    assert caught.value.facts["field"] == name
+    assert read_parameters({**texts, "prompt_weights": "false"})
+    assert read_parameters({**texts, "prompt_syntax": "a1111"})

@@ -12,7 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sd_inpaint.http.bento.internals import OpenAPISpecification, PathItem, Schema
-from sd_inpaint.http.endpoints.a1111 import DEFAULTS
+from sd_inpaint.http.endpoints.a1111.dialect import NOT_DONE, NOTHING_TO_DO
+from sd_inpaint.http.endpoints.a1111.fields import DEFAULTS
+from sd_inpaint.http.endpoints.a1111.lists import EMPTY
 from sd_inpaint.http.endpoints.health import SERVICE
 from sd_inpaint.http.endpoints.openai import CHOICES, COMPRESSION, FREE_TEXTS
 from sd_inpaint.http.middleware.path_prefix import path_prefix
@@ -183,15 +185,39 @@ def _a1111() -> dict[str, PathItem]:
             **_errors({400, 401, 413, 415, 422, 429, 500, 503, 504}),
         },
     }
-    lists = {
-        "sd-models": "The served model.",
-        "samplers": "The names that sampler_name accepts.",
-        "scripts": "No scripts.",
-        "options": "The served model, as an option.",
-    }
-    return {f"{A1111}/img2img": PathItem(post=post)} | {
-        f"{A1111}/{name}": PathItem(get=_read(description, {}, {401})) for name, description in lists.items()
-    }
+    gets = {name: _read(description, {}, {401}) for name, description in _A1111_GETS.items()}
+    gets |= {name: _read("An empty list: nothing of the kind is served.", {}, {401}) for name in EMPTY}
+    gets["progress"] = {**_read("How far your own call is.", {"type": "object"}, {400, 401}), "parameters": [_SKIP]}
+    posts = {name: _call(description, {400, 401, 413, 415}) for name, description in _A1111_POSTS.items()}
+    posts |= {name: _call("Nothing has to be done.", {401}) for name in NOTHING_TO_DO}
+    posts |= {name: {"description": reason, "responses": _errors({401, 404})} for name, reason in NOT_DONE.items()}
+    posts["img2img"] = post
+    return {f"{A1111}/{name}": PathItem(get=gets.get(name), post=posts.get(name)) for name in sorted({*gets, *posts})}
+
+
+_A1111_GETS = {
+    "cmd-flags": "The flags of a web UI that were like this server.",
+    "memory": "Memory of this process and of a CUDA device, in bytes.",
+    "options": "The settings, at the values that are served.",
+    "samplers": "The names that sampler_name accepts.",
+    "schedulers": "The names that scheduler accepts.",
+    "sd-models": "The served model.",
+    "upscalers": "The one that does nothing.",
+}
+
+_A1111_POSTS = {
+    "interrupt": "Ends all of your own calls.",
+    "options": "Accepts settings that ask for what is served.",
+    "png-info": "The text that a picture's file carries.",
+    "skip": "Ends your oldest call.",
+}
+
+_SKIP = {"name": "skip_current_image", "in": "query", "required": False, "schema": {"type": "boolean"}}
+
+
+def _call(description: str, errors: set[int]) -> dict[str, Any]:
+    answer = {"description": "Done.", "content": {JSON: {"schema": {}}}}
+    return {"description": description, "responses": {"200": answer, **_errors(errors)}}
 
 
 def _format_parameters() -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from sd_inpaint.imaging.pair import ReadMask, decode_pair, read_luminance
 from sd_inpaint.imaging.preview import render_preview
 from sd_inpaint.painter import Painter, Progress
 from sd_inpaint.picture_work import PictureWork
-from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult
+from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult, SchedulerName
 from sd_inpaint.settings import Settings
 
 P = ParamSpec("P")
@@ -33,6 +33,10 @@ class Painting:
     def model(self) -> str:
         """The model's name as callers know it."""
         return self._settings.model
+
+    def device_memory(self) -> dict[str, int] | None:
+        """Returns the device's memory, as :meth:`~sd_inpaint.painter.Painter.device_memory`."""
+        return self._painter.device_memory()
 
     def check_open(self) -> None:
         """Raises at once what a request would meet: model not loaded, server stopping, or queue full."""
@@ -60,8 +64,12 @@ class Painting:
         return await self._work.run(function, *args, **kwargs)
 
     def metadata(self, parameters: InpaintParameters) -> InpaintParameters | None:
-        """Returns the parameters that results carry; None where the operator leaves them out."""
-        return parameters if self._settings.metadata else None
+        """Returns the parameters that results carry, the sampler by name; None where the operator leaves them out."""
+        if not self._settings.metadata:
+            return None
+        if parameters.scheduler is not SchedulerName.DEFAULT:
+            return parameters
+        return parameters.model_copy(update={"scheduler": self._painter.own_scheduler})
 
     async def paint(
         self,

@@ -12,11 +12,18 @@ from pydantic.fields import FieldInfo
 from pydantic_core.core_schema import ErrorType
 
 from sd_inpaint.errors import InvalidParameterError, MissingFieldError
+from sd_inpaint.prompt_syntax import parse
 from sd_inpaint.schema import InpaintParameters
 
 _WHOLE = re.compile(r"\s*([+-]?\d{1,25})(?:\.0{0,25})?\s*", re.ASCII)
 _DECIMAL = re.compile(r"\s*([+-]?(?:\d{1,25}(?:\.\d{0,50})?|\.\d{1,50})(?:[eE][+-]?\d{1,3})?)\s*", re.ASCII)
 _SWITCHES = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
+
+_EXACT = 2**53
+"""Whole numbers below it are what they are as floats too."""
+
+_LONGEST = 10**25
+"""No number that is read here is longer, and of one with thousands of digits Python makes no text."""
 
 _PYDANTIC_ERRORS = frozenset(get_args(ErrorType))
 
@@ -34,6 +41,7 @@ def read_parameters(texts: Mapping[str, str], aliases: Mapping[str, str] | None 
     Raises:
         MissingFieldError: If a required text is missing.
         InvalidParameterError: If a value is of another type or out of bounds; the message says which, and the bounds.
+            So too if a prompt asks for what its language has and this service does not do.
     """
     aliases = aliases or {}
     fields = InpaintParameters.model_fields
@@ -49,12 +57,30 @@ def replace_parameters(parameters: InpaintParameters, texts: Mapping[str, str]) 
     return _checked(parameters.model_dump(), texts, {})
 
 
-def read_whole(name: str, text: str, least: int, most: int) -> int:
-    """Reads a whole number within bounds.
+def as_text(name: str, value: object) -> str:
+    """Returns a JSON value as the text that a form would have for it: ``true``, ``12``, ``0.5``.
+
+    Raises:
+        InvalidParameterError: If it is no number, switch or text.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return str(int(value))
+    if isinstance(value, int) and abs(value) >= _LONGEST:
+        raise InvalidParameterError(f"{name} is too large a number.", field=name)
+    if not isinstance(value, (int, float, str)):
+        raise InvalidParameterError(f"{name} must be a number, true or false, or text.", field=name)
+    return str(value)
+
+
+def read_whole(name: str, value: object, least: int, most: int) -> int:
+    """Reads a whole number within bounds, out of a text or a JSON value.
 
     Raises:
         InvalidParameterError: If it is none.
     """
+    text = as_text(name, value)
     found = _WHOLE.fullmatch(text)
     if found is None or not least <= int(found[1]) <= most:
         raise InvalidParameterError(
@@ -65,6 +91,34 @@ def read_whole(name: str, text: str, least: int, most: int) -> int:
             maximum=most,
         )
     return int(found[1])
+
+
+def read_decimal(name: str, value: object) -> float:
+    """Reads a number, out of a text or a JSON value.
+
+    Raises:
+        InvalidParameterError: If it is none.
+    """
+    text = as_text(name, value)
+    try:
+        return _read_decimal(text)
+    except ValueError as error:
+        message = f"{name} must be a number, not {_shown(text)}."
+        raise InvalidParameterError(message, field=name, value=text[:SHOWN_CHARACTERS]) from error
+
+
+def read_switch(name: str, value: object) -> bool:
+    """Reads true or false, out of a text or a JSON value.
+
+    Raises:
+        InvalidParameterError: If it is neither.
+    """
+    text = as_text(name, value)
+    try:
+        return _read_switch(text)
+    except ValueError as error:
+        message = f"{name} must be true or false, not {_shown(text)}."
+        raise InvalidParameterError(message, field=name, value=text[:SHOWN_CHARACTERS]) from error
 
 
 def read_seconds(name: str, text: str, longest: float) -> float:
@@ -114,13 +168,17 @@ def _checked(known: Mapping[str, object], texts: Mapping[str, str], aliases: Map
     fields = InpaintParameters.model_fields
     values = {name: _read(name, fields[name], text, aliases) for name, text in texts.items()}
     try:
-        return InpaintParameters.model_validate({**known, **values})
+        parameters = InpaintParameters.model_validate({**known, **values})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         # Pydantic's own findings get this service's wording; the schema's checks have their own messages.
         sentence = None if first["type"] in _PYDANTIC_ERRORS else f"{first['msg']}."
         raise _refusal(aliases.get(name, name), fields[name], texts.get(name, ""), sentence) from error
+    for name in ("prompt", "negative_prompt"):
+        if name in texts and parameters.syntax is not None:
+            parse(texts[name], parameters.syntax, name=name)
+    return parameters
 
 
 def _kind(field: FieldInfo) -> type:

@@ -1,0 +1,211 @@
+"""The calls below ``/sdapi/v1``: ``img2img``, and those that its clients make before it and meanwhile."""
+
+import base64
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from sd_inpaint.errors import InvalidParameterError
+from sd_inpaint.http.endpoints.a1111 import lists
+from sd_inpaint.http.endpoints.a1111.base64_pictures import decode_picture
+from sd_inpaint.http.endpoints.a1111.call import Img2Img, read_call
+from sd_inpaint.http.endpoints.a1111.fields import TEXTS
+from sd_inpaint.http.endpoints.a1111.infotext import parse_infotext
+from sd_inpaint.http.endpoints.a1111.json_body import parse, read_body
+from sd_inpaint.http.endpoints.a1111.running import IDLE_STATE, Run, Running
+from sd_inpaint.http.endpoints.a1111.settings import check_settings, list_settings
+from sd_inpaint.http.endpoints.painting import Painting
+from sd_inpaint.http.middleware.api_keys import caller
+from sd_inpaint.http.wire.errors import NotFoundError, answering
+from sd_inpaint.http.wire.headers import NO_STORE
+from sd_inpaint.http.wire.parameters import read_switch
+from sd_inpaint.http.wire.results import describing_headers, encode_all
+from sd_inpaint.imaging import codecs, provenance
+from sd_inpaint.imaging.codecs import ImageFormat
+from sd_inpaint.imaging.pair import read_opacity
+from sd_inpaint.schema import InpaintRequest, InpaintResult
+
+NOTHING_TO_DO = ("refresh-checkpoints", "refresh-embeddings", "refresh-loras", "refresh-vae", "reload-checkpoint")
+"""Calls that have nothing to do: the one model stays as it is."""
+
+NOT_DONE = {
+    "txt2img": "This server repaints parts of pictures and makes none from text alone; use img2img.",
+    "extra-single-image": "This server does not scale pictures up.",
+    "extra-batch-images": "This server does not scale pictures up.",
+    "interrogate": "This server does not describe pictures.",
+    "unload-checkpoint": "The model stays loaded for other callers.",
+}
+"""Calls of the web UI's that are refused, each with its reason."""
+
+
+class A1111:
+    """Answers the web UI's calls. Lives as long as the server; serves any number of requests at once."""
+
+    def __init__(self, painting: Painting) -> None:
+        self._painting = painting
+        self._running = Running()
+
+    def routes(self) -> list[Route]:
+        """Returns the routes below ``/sdapi/v1``."""
+        model = self._painting.model
+        answers: dict[str, Callable[[], Any]] = {
+            "sd-models": lambda: lists.list_models(model),
+            "samplers": lists.list_samplers,
+            "schedulers": lists.list_schedulers,
+            "upscalers": lambda: lists.UPSCALERS,
+            "cmd-flags": lambda: lists.COMMAND_FLAGS,
+            "options": lambda: list_settings(model),
+            "memory": lambda: lists.measure_memory(self._painting.device_memory()),
+            **{name: functools.partial(lists.EMPTY.get, name) for name in lists.EMPTY},
+        }
+        posts = {
+            "img2img": self.img2img,
+            "options": self.set_options,
+            "png-info": self.read_png,
+            "interrupt": self.interrupt,
+            "skip": self.skip,
+            **dict.fromkeys(NOTHING_TO_DO, self.do_nothing),
+            **dict.fromkeys(NOT_DONE, self.refuse),
+        }
+        return [
+            *(Route(f"/{name}", _listing(make), methods=["GET"]) for name, make in answers.items()),
+            Route("/progress", answering(self.get_progress), methods=["GET"]),
+            *(Route(f"/{name}", answering(answer), methods=["POST"]) for name, answer in posts.items()),
+        ]
+
+    async def img2img(self, request: Request) -> Response:
+        """Repaints the white part of a mask."""
+        # 1. Refuse what can be refused before the body is read.
+        self._painting.check_open()
+        deadline_seconds = self._painting.deadline_seconds(request)
+        # 2. Read the request.
+        body = await read_body(request)
+        call = await self._painting.work(lambda: read_call(parse(body), self._painting.model))
+        read_mask = functools.partial(read_opacity, rounds=call.rounds_mask)
+        inpaint_request = await self._painting.decode(call.image, call.mask, call.parameters, read_mask)
+        _check_size(call, inpaint_request)
+        # 3. Paint the picture.
+        with self._running.enter(caller(request)) as run:
+            result = await run.painting(
+                self._painting.paint(request, inpaint_request, deadline_seconds, progress=run.progress)
+            )
+        # 4. Write the response.
+        return await self._painting.work(self._render, result, call)
+
+    async def get_progress(self, request: Request) -> Response:
+        """Returns the progress of the caller's oldest call, with the picture so far."""
+        runs = self._running.of(caller(request))
+        skips_picture = read_switch("skip_current_image", request.query_params.get("skip_current_image", "false"))
+        about: dict[str, Any]
+        if not runs:
+            about = {"progress": 0.0, "eta_relative": 0.0, "state": IDLE_STATE, "current_image": None}
+        else:
+            picture = None if skips_picture else await self._painting.work(_preview, runs[0])
+            about = {**runs[0].describe(), "current_image": picture}
+            about["state"] = {**about["state"], "job_count": len(runs)}
+        return JSONResponse({**about, "textinfo": None}, headers=NO_STORE)
+
+    async def interrupt(self, request: Request) -> Response:
+        """Ends all of the caller's calls."""
+        for run in self._running.of(caller(request)):
+            run.interrupt()
+        return JSONResponse({})
+
+    async def skip(self, request: Request) -> Response:
+        """Ends the caller's oldest call."""
+        for run in self._running.of(caller(request))[:1]:
+            run.interrupt()
+        return JSONResponse(None)
+
+    async def set_options(self, request: Request) -> Response:
+        """Accepts settings at the values that are served."""
+        body = await read_body(request)
+        check_settings(await self._painting.work(parse, body), self._painting.model, field="options")
+        return JSONResponse(None)
+
+    async def read_png(self, request: Request) -> Response:
+        """Reads the parameters that a picture's file carries."""
+        body = await read_body(request)
+        return JSONResponse(await self._painting.work(self._read_png, body))
+
+    async def do_nothing(self, request: Request) -> Response:
+        """Answers a call that has nothing to do."""
+        return JSONResponse(None)
+
+    async def refuse(self, request: Request) -> Response:
+        """Says why a call of the web UI's is not answered."""
+        raise NotFoundError(NOT_DONE[request.scope["path"].rpartition("/")[2]])
+
+    def _read_png(self, body: bytes) -> dict[str, Any]:
+        sent = parse(body)
+        if unknown := next((name for name in sent if name != "image"), None):
+            raise InvalidParameterError(f"The field {unknown[:100]!r} is unknown.", field=unknown[:100])
+        file = decode_picture("image", sent.get("image"))
+        text = codecs.read_text(file)
+        return {"info": text, "items": {"parameters": text} if text else {}, "parameters": parse_infotext(text)}
+
+    def _render(self, result: InpaintResult, call: Img2Img) -> Response:
+        model, parameters = self._painting.model, call.parameters
+        files = encode_all(result, ImageFormat.PNG, model, self._painting.metadata(parameters))
+        seeds = [seed for seed, _ in files]
+        texts = [provenance.texts(parameters, result, seed, model=model).get("parameters", "") for seed in seeds]
+        echo = {theirs: getattr(parameters, ours) for theirs, ours in TEXTS.items()}
+        info = {
+            **echo,
+            "seed": seeds[0],
+            "all_seeds": seeds,
+            "subseed": -1,
+            "all_subseeds": [-1] * len(seeds),
+            "subseed_strength": 0,
+            "all_prompts": [parameters.prompt] * len(seeds),
+            "all_negative_prompts": [parameters.negative_prompt] * len(seeds),
+            "sampler_name": call.sampler.name,
+            "batch_size": len(seeds),
+            "width": result.size[0],
+            "height": result.size[1],
+            "restore_faces": False,
+            "sd_model_name": model,
+            "sd_model_hash": None,
+            "sd_vae_name": None,
+            "clip_skip": 1,
+            "index_of_first_image": 0,
+            "styles": [],
+            "extra_generation_params": {},
+            "infotexts": texts,
+        }
+        body = {
+            "images": [base64.b64encode(file).decode("ascii") for _, file in files],
+            "parameters": {**echo, "sampler_name": call.sampler.name, "batch_size": len(seeds)},
+            "info": json.dumps(info),
+        }
+        return JSONResponse(body, headers=describing_headers(result, model))
+
+
+def _listing(make: Callable[[], Any]) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        return JSONResponse(make(), headers=NO_STORE)
+
+    return answer
+
+
+def _check_size(call: Img2Img, inpaint_request: InpaintRequest) -> None:
+    size = inpaint_request.image.size
+    if call.size not in (None, size):
+        raise InvalidParameterError(
+            f"width and height must be the picture's own, {size[0]} and {size[1]}: a result has its picture's size. "
+            "With a mask and inpaint_full_res=true they are ignored.",
+            field="width",
+        )
+
+
+def _preview(run: Run) -> str | None:
+    """A run's picture so far as base64; None before the first preview."""
+    picture = run.progress.partial()
+    if picture is None:
+        return None
+    return base64.b64encode(codecs.encode(picture)).decode("ascii")
