@@ -3,14 +3,17 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before the service is imported: what a developer has set must not change what the tests see.
 for _name in [name for name in os.environ if name.upper().startswith("SD_INPAINT_") or name == "LOAD_SD_INPAINT"]:
     del os.environ[_name]
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-# Accepted jobs are kept in the user's cache folder, and those of a developer's own server are none of the tests'.
-_cache = tempfile.TemporaryDirectory()
-os.environ["XDG_CACHE_HOME"] = _cache.name
+# Jobs are kept in the user's cache folder, models and metrics in BentoML's: those of a developer's own server are none
+# of the tests'.
+_home = tempfile.TemporaryDirectory()
+os.environ["XDG_CACHE_HOME"] = f"{_home.name}/cache"
+os.environ["BENTOML_HOME"] = f"{_home.name}/bentoml"
 
 import hypothesis
 import pytest
@@ -23,25 +26,12 @@ pytest_plugins = (
     "tests.support.containers",
     "tests.support.postgres_server",
     "tests.support.places",
+    "tests.support.selection",
 )
 
 
 hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None)
 """For fuzz runs by hand: ``--hypothesis-profile=long``."""
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Lets the tests of the contract run against a service that is there already."""
-    parser.addoption(
-        "--url", help="of a service of the embedded model: runs the tests that need nothing but its address"
-    )
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what looks inside, where there is only an address."""
-    if config.getoption("--url"):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("contract") is None])
-        items[:] = [item for item in items if item.get_closest_marker("contract") is not None]
 
 
 @pytest.fixture
@@ -53,6 +43,14 @@ def app(pytestconfig: pytest.Config) -> Iterator[App]:
         return
     with make_app() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with random weights on disk, in diffusers' layout; not to be changed."""
+    from tests.support.tiny_model import make_components, save
+
+    return save(make_components(), tmp_path_factory.mktemp("tiny") / "model")
 
 
 @pytest.fixture(scope="session")

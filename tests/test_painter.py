@@ -13,16 +13,8 @@ from sd_inpaint.painter import Painter, Progress
 from sd_inpaint.picture import Picture
 from sd_inpaint.schema import SEED_MAX, InpaintParameters, InpaintRequest, InpaintResult, MaskedContent
 from sd_inpaint.settings import Settings
-from tests.diffusion.test_weights import save
 from tests.field.pictures import P3
-from tests.support.tiny_model import make_components, make_fitting_vae
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model on disk."""
-    return save(make_components(), tmp_path_factory.mktemp("model"))
-
+from tests.support.tiny_model import make_components, make_fitting_vae, save
 
 WHOLE_PICTURE = ({"region": "full"}, {"region": "auto"}, {"region": "mask", "padding": 64})
 """Three ways to ask for all of a small picture."""
@@ -38,9 +30,9 @@ def make_painter(model: Path, **settings: object) -> Painter:
 
 
 @pytest.fixture(scope="module")
-def painter(model: Path) -> Iterator[Painter]:
+def painter(tiny_model: Path) -> Iterator[Painter]:
     """A painter that many tests share."""
-    painter = make_painter(model)
+    painter = make_painter(tiny_model)
     yield painter
     painter.stop(drain_seconds=5.0)
 
@@ -70,7 +62,7 @@ def paint(painter: Painter, request: InpaintRequest, **options: object) -> Inpai
         ((70, 53), (10, 5, 30, 25)),
         ((300, 20), (100, 3, 110, 9)),
         ((5, 200), (0, 0, 5, 200)),
-        ((640, 480), (300, 200, 340, 230)),
+        ((321, 243), (150, 100, 170, 115)),
     ],
     ids=str,
 )
@@ -332,9 +324,9 @@ def test_progress_tells_steps_and_preview(painter: Painter) -> None:
     assert {snapshot.state for snapshot in seen} >= {"running"}
 
 
-def test_full_queue_refuses_and_serves_again(model: Path) -> None:
+def test_full_queue_refuses_and_serves_again(tiny_model: Path) -> None:
     """Beyond the bound a request is refused at once, with a wait; afterwards the painter is open again."""
-    painter = make_painter(model, max_queue=1)
+    painter = make_painter(tiny_model, max_queue=1)
 
     async def overload() -> list[object]:
         requests = [painter.paint(make_request(num_inference_steps=20)) for _ in range(4)]
@@ -348,9 +340,9 @@ def test_full_queue_refuses_and_serves_again(model: Path) -> None:
     painter.stop(drain_seconds=5.0)
 
 
-def test_disabled_painter_loads_nothing(model: Path) -> None:
+def test_disabled_painter_loads_nothing(tiny_model: Path) -> None:
     """With LOAD_SD_INPAINT=false callers are told, and info still answers."""
-    painter = Painter(Settings(model=str(model), load=False))
+    painter = Painter(Settings(model=str(tiny_model), load=False))
     painter.start()
     with pytest.raises(ModelDisabledError):
         painter.check_open()

@@ -1,6 +1,5 @@
 """The repository itself: that its files agree with one another."""
 
-import ast
 import itertools
 import re
 import sys
@@ -18,7 +17,7 @@ import sd_inpaint
 from sd_inpaint.http.wire.errors import STATUSES
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
-from tests.support.repository import ROOT, pins, tracked
+from tests.support.repository import ROOT, imported_modules, pins, tracked
 
 README = (ROOT / "README.md").read_text("utf-8")
 API = (ROOT / "docs" / "api.md").read_text("utf-8")
@@ -90,13 +89,7 @@ def drawing() -> set[str]:
 
 def imported(path: Path) -> set[str]:
     """The top-level names that a file imports, wherever it does."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            names.append(node.module or "")
-    return {name.partition(".")[0] for name in names}
+    return {name.partition(".")[0] for name in imported_modules(path)}
 
 
 class TestSettings:
@@ -310,3 +303,13 @@ class TestFiles:
         lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
         assert lines[-2:] == ["scripts/check", "scripts/test"]
         assert len(lines) == 5
+
+
+class TestTests:
+    """How the tests stand to each other."""
+
+    def test_test_modules_do_not_import_each_other(self) -> None:
+        """What test modules share is in tests/support/: each of them can be moved, changed and run by itself."""
+        for path in (ROOT / "tests").rglob("*.py"):
+            lent = {name for name in imported_modules(path) if re.match(r"tests\.(\w+\.)*test_", name)}
+            assert not lent, f"{path.relative_to(ROOT)} imports {lent}"

@@ -30,7 +30,7 @@ def test_defaults_are_the_guides() -> None:
         ("region", ["auto", "full", "mask"], ["half"]),
     ],
 )
-def test_bounds(name: str, inside: list[object], outside: list[object]) -> None:
+def test_bound_is_allowed_and_the_next_value_is_not(name: str, inside: list[object], outside: list[object]) -> None:
     """Each bound itself is allowed, the next value is not."""
     for value in inside:
         InpaintParameters.model_validate({"prompt": "rose", name: value})

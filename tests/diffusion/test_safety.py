@@ -12,9 +12,8 @@ from sd_inpaint.diffusion import weights
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.errors import ContentFlaggedError, WeightsError
 from sd_inpaint.settings import Settings
-from tests.diffusion.test_denoiser import make_task, paint
-from tests.diffusion.test_weights import save
-from tests.support.tiny_model import make_components, make_denoiser
+from tests.support.canvases import make_task, paint
+from tests.support.tiny_model import make_components, make_denoiser, save
 
 
 def make_checker(*, flags: bool) -> tuple[StableDiffusionSafetyChecker, CLIPImageProcessorPil]:

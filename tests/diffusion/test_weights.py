@@ -14,27 +14,13 @@ from safetensors.torch import load_file, save_file
 from sd_inpaint.diffusion import sources, weights
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
-from tests.support.tiny_model import make_components, make_fitting_vae
-
-
-def save(components: dict[str, Any], folder: Path) -> Path:
-    """Writes components as a folder in diffusers' layout."""
-    for name, component in components.items():
-        component.save_pretrained(folder / name)
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionInpaintPipeline"}), "utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model on disk; not to be changed."""
-    return save(make_components(), tmp_path_factory.mktemp("model"))
+from tests.support.tiny_model import make_components, make_fitting_vae, save
 
 
 @pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
     """A tiny model on disk, to be damaged."""
-    return Path(shutil.copytree(saved, tmp_path / "model"))
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
 def load(folder: Path, **settings: object) -> Any:
@@ -168,7 +154,7 @@ def test_offline_start_without_weights_says_what_to_do(tmp_path: Path, monkeypat
 
 
 def test_mirrors_are_tried_in_order_at_the_pinned_revision(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mirror that does not answer is passed over; the name shown to callers stays the guide's."""
     asked: list[tuple[str, str]] = []
@@ -179,7 +165,7 @@ def test_mirrors_are_tried_in_order_at_the_pinned_revision(
         asked.append((repository, revision))
         if repository == sources.MIRRORS[DEFAULT_MODEL][0]:
             raise OSError("401")
-        return str(saved)
+        return str(tiny_model)
 
     monkeypatch.setattr(sources, "snapshot_download", download)
     monkeypatch.setattr(sources, "_ask", lambda mirror, revision: None)

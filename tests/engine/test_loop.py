@@ -279,10 +279,10 @@ class World:
             self.clock.now += details[0]
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(events=st.lists(event, min_size=20, max_size=80), max_batch=st.integers(1, 4), max_canvases=st.integers(1, 20))
 def test_every_job_ends_once_whatever_happens(events: list[tuple[Any, ...]], max_batch: int, max_canvases: int) -> None:
-    """Random arrivals, cancellations, sizes and faults, thousands of jobs in all: each ends exactly once, rightly.
+    """Random arrivals, cancellations, sizes and faults, hundreds of jobs in all: each ends exactly once, rightly.
 
     The fake device asserts that it is never used twice at once, never decodes a half-denoised picture, and never
     mixes canvas sizes.

@@ -5,7 +5,7 @@ import json
 import diffusers
 import torch
 
-from tests.diffusion.test_denoiser import GOLDEN, make_task, paint_with_diffusers
+from tests.support.canvases import GOLDEN, make_task, paint_with_diffusers
 from tests.support.tiny_model import make_components
 
 TASK = {"size": (64, 64), "hole": (16, 8, 48, 40), "seed": 42, "num_inference_steps": 8, "guidance_scale": 7.5}

@@ -9,6 +9,7 @@ from sd_inpaint.errors import ImageTooLargeError
 from sd_inpaint.imaging import geometry
 from sd_inpaint.imaging.geometry import Box, Canvas, CanvasLimits
 from sd_inpaint.imaging.masks import INVISIBLE_LEVELS
+from sd_inpaint.picture import Pixels
 from sd_inpaint.schema import Region
 
 NATIVE = 512
@@ -17,7 +18,14 @@ ROOMY = 4096 * 4096
 quick = settings(deadline=None, max_examples=15)
 
 
-def plan(mask, region=Region.AUTO, padding=None, native_size=NATIVE, stride=STRIDE, max_canvas_pixels=ROOMY):
+def plan(
+    mask: Pixels,
+    region: Region = Region.AUTO,
+    padding: int | None = None,
+    native_size: int = NATIVE,
+    stride: int = STRIDE,
+    max_canvas_pixels: int = ROOMY,
+) -> tuple[Canvas, ...]:
     """``geometry.plan`` for a model of 512 pixels with memory to spare."""
     return geometry.plan(
         mask,
@@ -27,12 +35,12 @@ def plan(mask, region=Region.AUTO, padding=None, native_size=NATIVE, stride=STRI
     )
 
 
-def black(width, height):
+def black(width: int, height: int) -> Pixels:
     """A mask that keeps everything."""
     return np.zeros((height, width), dtype=np.uint8)
 
 
-def with_holes(width, height, *boxes, grey=255):
+def with_holes(width: int, height: int, *boxes: tuple[int, int, int, int], grey: int = 255) -> Pixels:
     """A black mask with rectangles of one grey."""
     mask = black(width, height)
     for left, top, right, bottom in boxes:
@@ -40,13 +48,13 @@ def with_holes(width, height, *boxes, grey=255):
     return mask
 
 
-def noise(width, height, channels=3):
+def noise(width: int, height: int, channels: int = 3) -> Pixels:
     """A picture without any pattern, the same each time."""
     return np.random.default_rng(width * 7919 + height).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
 @st.composite
-def masks(draw, longest=4000, largest=1_000_000):
+def masks(draw: st.DrawFn, longest: int = 4000, largest: int = 1_000_000) -> Pixels:
     """A mask of any shape up to ``largest`` pixels with a few rectangles of a few greys."""
     width = draw(st.integers(1, longest))
     height = draw(st.integers(1, max(1, min(longest, largest // width))))
@@ -71,7 +79,9 @@ class TestPlan:
 
     @given(masks(), st.sampled_from(Region), paddings, models, st.integers(4096, 2_000_000))
     @quick
-    def test_every_plan_keeps_its_promises(self, mask, region, padding, model, bound):
+    def test_every_plan_keeps_its_promises(
+        self, mask: Pixels, region: Region, padding: int | None, model: tuple[int, int], bound: int
+    ) -> None:
         """Boxes lie in the picture, apart, around all of the mask; canvases are whole cells, within the bound."""
         native_size, stride = model
         try:
@@ -95,7 +105,9 @@ class TestPlan:
 
     @given(masks(), st.sampled_from([Region.AUTO, Region.MASK]), paddings, models)
     @quick
-    def test_canvases_stay_near_the_native_size(self, mask, region, padding, model):
+    def test_canvases_stay_near_the_native_size(
+        self, mask: Pixels, region: Region, padding: int | None, model: tuple[int, int]
+    ) -> None:
         """No canvas is larger than 1.5 native areas or two native sides, but for whole cells, whatever the picture."""
         native_size, stride = model
         for canvas in plan(mask, region, padding, native_size, stride):
@@ -104,14 +116,14 @@ class TestPlan:
 
     @given(masks(), st.sampled_from(Region), models)
     @quick
-    def test_nothing_is_distorted(self, mask, region, model):
+    def test_nothing_is_distorted(self, mask: Pixels, region: Region, model: tuple[int, int]) -> None:
         """Both sides of a box are scaled alike, to the rounding of a pixel."""
         for canvas in plan(mask, region, None, *model):
             assert abs(canvas.inner_width - max(1, canvas.box.width * canvas.scale)) <= 1
             assert abs(canvas.inner_height - max(1, canvas.box.height * canvas.scale)) <= 1
 
     @pytest.mark.parametrize("region", Region)
-    def test_empty_mask_needs_no_canvas(self, region):
+    def test_empty_mask_needs_no_canvas(self, region: Region) -> None:
         """An all-black mask has an empty plan in every region."""
         assert plan(black(3000, 200), region) == ()
 
@@ -128,7 +140,7 @@ class TestPlan:
             pytest.param(1024, 100, "0,0,1024,100@1->1024x104", id="long-enough-already"),
         ],
     )
-    def test_picture_near_native_size_is_one_canvas(self, width, height, expected):
+    def test_picture_near_native_size_is_one_canvas(self, width: int, height: int, expected: str) -> None:
         """A picture that the model takes as it is, or smaller, is painted whole, wherever its hole is."""
         (canvas,) = plan(with_holes(width, height, (0, 0, 1, 1)))
         assert canvas.describe() == expected
@@ -145,18 +157,20 @@ class TestPlan:
             pytest.param((4000, 3000), (500, 1500, 3500, 1510), "0,505,4000,2505@0.2218->888x448", id="wire"),
         ],
     )
-    def test_larger_picture_is_painted_around_its_hole(self, size, hole, expected):
+    def test_larger_picture_is_painted_around_its_hole(
+        self, size: tuple[int, int], hole: tuple[int, int, int, int], expected: str
+    ) -> None:
         """Of a large picture the model sees the hole with its surroundings, near the native size."""
         (canvas,) = plan(with_holes(*size, hole))
         assert canvas.describe() == expected
 
-    def test_small_hole_costs_a_native_picture_whatever_the_photo(self):
+    def test_small_hole_costs_a_native_picture_whatever_the_photo(self) -> None:
         """A 300-pixel hole in 12 megapixels costs exactly what a picture of the native size does."""
         (canvas,) = plan(with_holes(4000, 3000, (1200, 1700, 1500, 2000)))
         assert canvas.pixels == NATIVE**2
         assert canvas.scale == 1
 
-    def test_mask_region_crops_a_native_picture_and_enlarges_it(self):
+    def test_mask_region_crops_a_native_picture_and_enlarges_it(self) -> None:
         """``region=mask`` gives a small face the model's whole attention, also in a picture of the native size."""
         mask = with_holes(512, 512, (200, 200, 260, 260))
         (canvas,) = plan(mask, Region.MASK)
@@ -165,29 +179,29 @@ class TestPlan:
         assert plan(mask, Region.AUTO)[0].box == Box(0, 0, 512, 512)
 
     @pytest.mark.parametrize("padding", [0, 1, 32, 4096])
-    def test_padding_is_exact(self, padding):
+    def test_padding_is_exact(self, padding: int) -> None:
         """A padding that the caller chose is the context on each side, cut at the picture's edges only."""
         (canvas,) = plan(with_holes(4000, 3000, (100, 1000, 500, 1400)), padding=padding)
         box = Box(max(0, 100 - padding), max(0, 1000 - padding), min(4000, 500 + padding), min(3000, 1400 + padding))
         assert canvas.box == box
 
-    def test_full_region_is_the_whole_picture_at_its_own_scale(self):
+    def test_full_region_is_the_whole_picture_at_its_own_scale(self) -> None:
         """``region=full`` never resamples."""
         (canvas,) = plan(with_holes(3000, 200, (0, 0, 5, 5)), Region.FULL)
         assert canvas == Canvas(Box(0, 0, 3000, 200), 3000, 200, 3000, 200)
 
-    def test_full_region_beyond_the_bound_is_refused_with_a_way_out(self):
+    def test_full_region_beyond_the_bound_is_refused_with_a_way_out(self) -> None:
         """A picture too large for the device is refused, by bound and with the region that would do."""
         with pytest.raises(ImageTooLargeError, match=r"4000x3000 .* at most 1000000. Use region=auto"):
             plan(with_holes(4000, 3000, (0, 0, 5, 5)), Region.FULL, max_canvas_pixels=1_000_000)
 
-    def test_auto_region_obeys_a_bound_below_the_native_size(self):
+    def test_auto_region_obeys_a_bound_below_the_native_size(self) -> None:
         """On a small device even a native picture is painted, smaller."""
         (canvas,) = plan(with_holes(512, 512, (0, 0, 512, 512)), max_canvas_pixels=64 * 64)
         assert canvas.pixels <= 64 * 64
         assert canvas.box == Box(0, 0, 512, 512)
 
-    def test_region_results_equal_full_results_where_the_region_is_the_picture(self):
+    def test_region_results_equal_full_results_where_the_region_is_the_picture(self) -> None:
         """A hole over all of a picture near the native size gives one and the same canvas in every region."""
         mask = with_holes(640, 480, (0, 0, 640, 480))
         assert plan(mask, Region.AUTO) == plan(mask, Region.FULL) == plan(mask, Region.MASK)
@@ -196,30 +210,30 @@ class TestPlan:
 class TestSeveralHoles:
     """Holes far apart."""
 
-    def test_far_apart_holes_get_a_canvas_each(self):
+    def test_far_apart_holes_get_a_canvas_each(self) -> None:
         """Two small holes at opposite corners of a photo are two native canvases, not one of a shrunken photo."""
         canvases = plan(with_holes(4000, 3000, (100, 100, 140, 140), (3800, 2800, 3840, 2840)))
         assert [canvas.pixels for canvas in canvases] == [NATIVE**2, NATIVE**2]
         assert {canvas.scale for canvas in canvases} == {1}
 
-    def test_small_details_apart_are_each_enlarged(self):
+    def test_small_details_apart_are_each_enlarged(self) -> None:
         """Two faces that would be enlarged alone are not joined into one canvas that could not enlarge them."""
         mask = with_holes(4000, 3000, (1000, 1000, 1060, 1060), (1300, 1000, 1360, 1060))
         canvases = plan(mask, Region.MASK)
         assert len(canvases) == 2
         assert min(canvas.scale for canvas in canvases) > 2
 
-    def test_close_holes_share_a_canvas(self):
+    def test_close_holes_share_a_canvas(self) -> None:
         """Two holes that one native canvas can hold are painted together."""
         canvases = plan(with_holes(4000, 3000, (1000, 1000, 1040, 1040), (1250, 1000, 1290, 1040)))
         assert [canvas.pixels for canvas in canvases] == [NATIVE**2]
 
-    def test_holes_whose_surroundings_overlap_share_a_canvas(self):
+    def test_holes_whose_surroundings_overlap_share_a_canvas(self) -> None:
         """Canvases never overlap: where surroundings would, the holes are joined."""
         canvases = plan(with_holes(4000, 3000, (1000, 1000, 1040, 1040), (1450, 1450, 1490, 1490)))
         assert len(canvases) == 1
 
-    def test_dust_all_over_costs_few_canvases(self):
+    def test_dust_all_over_costs_few_canvases(self) -> None:
         """Hundreds of specks are gathered into at most eight canvases, which cover them all."""
         mask = black(4000, 3000)
         mask[np.random.default_rng(0).integers(0, 3000, 500), np.random.default_rng(1).integers(0, 4000, 500)] = 255
@@ -229,18 +243,18 @@ class TestSeveralHoles:
             mask[canvas.box.slices] = 0
         assert not mask.any()
 
-    def test_a_dozen_holes_far_apart_share_eight_canvases(self):
+    def test_a_dozen_holes_far_apart_share_eight_canvases(self) -> None:
         """More holes than canvases are joined with their neighbours, though each alone would cost less."""
         specks = [(x, y, x + 9, y + 9) for x in range(300, 4800, 1300) for y in range(300, 4000, 1300)]
         assert len(specks) == 12
         assert len(plan(with_holes(4800, 3600, *specks))) == 8
 
-    def test_fewer_specks_than_canvases_stay_single(self):
+    def test_fewer_specks_than_canvases_stay_single(self) -> None:
         """Six specks far apart keep their own native canvases."""
         specks = [(x, y, x + 9, y + 9) for x in (300, 2000, 3600) for y in (300, 2600)]
         assert len(plan(with_holes(4000, 3000, *specks))) == 6
 
-    def test_touching_holes_are_one(self):
+    def test_touching_holes_are_one(self) -> None:
         """A hole drawn with several strokes that touch at corners is one hole."""
         assert len(plan(with_holes(4000, 3000, (1000, 1000, 1100, 1100), (1100, 1100, 1200, 1200)))) == 1
 
@@ -250,7 +264,7 @@ class TestCutAndPaste:
 
     @given(masks(longest=1200, largest=90_000), st.sampled_from([1, 4, 8, 64]))
     @quick
-    def test_paste_of_cut_is_the_picture_at_scale_one(self, mask, stride):
+    def test_paste_of_cut_is_the_picture_at_scale_one(self, mask: Pixels, stride: int) -> None:
         """What was cut out at scale 1 and pasted back unpainted leaves every byte as it was."""
         picture = noise(mask.shape[1], mask.shape[0])
         (canvas,) = plan(np.maximum(mask, 128), Region.FULL, stride=stride)
@@ -262,7 +276,9 @@ class TestCutAndPaste:
 
     @given(masks(largest=200_000), st.sampled_from(Region), paddings, models)
     @quick
-    def test_shapes_and_surroundings(self, mask, region, padding, model):
+    def test_shapes_and_surroundings(
+        self, mask: Pixels, region: Region, padding: int | None, model: tuple[int, int]
+    ) -> None:
         """Cuts have the canvas's size, and pasting changes nothing outside the box."""
         picture = noise(mask.shape[1], mask.shape[0])
         for canvas in plan(mask, region, padding, *model):
@@ -276,7 +292,9 @@ class TestCutAndPaste:
 
     @given(masks(largest=200_000), st.sampled_from([Region.AUTO, Region.MASK]), paddings, models)
     @quick
-    def test_no_hole_pixel_is_lost_in_the_cut_mask(self, mask, region, padding, model):
+    def test_no_hole_pixel_is_lost_in_the_cut_mask(
+        self, mask: Pixels, region: Region, padding: int | None, model: tuple[int, int]
+    ) -> None:
         """Each picture pixel's grey level is reached by every canvas pixel that touches it, at any scale."""
         for canvas in plan(mask, region, padding, *model):
             part, cut = mask[canvas.box.slices], geometry.cut_mask(canvas, mask)
@@ -288,7 +306,7 @@ class TestCutAndPaste:
 
     @pytest.mark.parametrize("scaled", [(100, 80), (640, 512), (37, 11)], ids=["down", "up", "uneven"])
     @pytest.mark.parametrize("axis", [0, 1])
-    def test_one_pixel_line_stays_a_line(self, scaled, axis):
+    def test_one_pixel_line_stays_a_line(self, scaled: tuple[int, int], axis: int) -> None:
         """A white line of one pixel is unbroken and white on the canvas."""
         mask = black(320, 256)
         mask[(100, slice(None)) if axis == 0 else (slice(None), 100)] = 255
@@ -299,7 +317,7 @@ class TestCutAndPaste:
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (70, 53), (3000, 200), (3, 2)], ids=str)
     @pytest.mark.parametrize("region", Region)
-    def test_odd_sizes_work(self, size, region):
+    def test_odd_sizes_work(self, size: tuple[int, int], region: Region) -> None:
         """Pictures of one pixel, one column and other odd sizes go to a canvas of sensible size and back."""
         picture = noise(*size)
         mask = with_holes(*size, (0, 0, 1, 1))
@@ -308,7 +326,7 @@ class TestCutAndPaste:
         geometry.paste(canvas, geometry.cut(canvas, picture), picture)
         assert geometry.cut_mask(canvas, mask)[0, 0] == 255
 
-    def test_padding_is_a_reflection_of_picture_and_mask_alike(self):
+    def test_padding_is_a_reflection_of_picture_and_mask_alike(self) -> None:
         """What the model sees beyond the edge is the mirrored picture, with the mirrored hole over it."""
         picture, mask = noise(70, 53), with_holes(70, 53, (60, 0, 70, 53))
         (canvas,) = plan(mask, Region.FULL)
@@ -318,7 +336,7 @@ class TestCutAndPaste:
         assert np.array_equal(cut[53:, :70], picture[51:48:-1])
         assert (hole[:, 60:] == 255).all()
 
-    def test_cut_is_own_and_writable(self):
+    def test_cut_is_own_and_writable(self) -> None:
         """Writing on a canvas leaves the picture as it was, also at scale 1 without padding."""
         picture = noise(64, 64)
         canvas = Canvas(Box(0, 0, 64, 64), 64, 64, 64, 64)
@@ -326,7 +344,7 @@ class TestCutAndPaste:
         assert np.array_equal(picture, noise(64, 64))
 
     @pytest.mark.parametrize("scale", [0.25, 0.6, 1.7, 4], ids=str)
-    def test_smooth_pictures_survive_scaling(self, scale):
+    def test_smooth_pictures_survive_scaling(self, scale: float) -> None:
         """A smooth picture comes back within two levels, unmoved, from smaller and larger canvases."""
         y, x = np.mgrid[0:240, 0:320]
         smooth = np.dstack((x * 0.7, y * 0.9, 128 + 100 * np.sin(x / 40) * np.cos(y / 40))).astype(np.uint8)

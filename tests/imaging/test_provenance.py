@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -21,7 +22,9 @@ PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 """How A1111 splits the last line. Source: AUTOMATIC1111/stable-diffusion-webui, modules/infotext_utils.py."""
 
 
-def result(steps=50, regions=("0,0,70,53@8.4->592x448",), is_all_painted=False):
+def result(
+    steps: int = 50, regions: tuple[str, ...] = ("0,0,70,53@8.4->592x448",), is_all_painted: bool = False
+) -> InpaintResult:
     """A result of 70×53 pixels."""
     picture = Picture(np.zeros((53, 70, 3), np.uint8))
     return InpaintResult(
@@ -29,12 +32,12 @@ def result(steps=50, regions=("0,0,70,53@8.4->592x448",), is_all_painted=False):
     )
 
 
-def asked(prompt="a red rose", **values):
+def asked(prompt: str = "a red rose", **values: Any) -> InpaintParameters:
     """Parameters of a request."""
     return InpaintParameters(prompt=prompt, **values)
 
 
-def read(text):
+def read(text: str) -> tuple[str, str, dict[str, str]]:
     """Prompt, negative prompt and settings, as other tools take them out of the text."""
     *lines, last = text.split("\n")
     found = {}
@@ -47,7 +50,7 @@ def read(text):
 class TestTexts:
     """The parameters text."""
 
-    def test_other_tools_read_every_setting(self):
+    def test_other_tools_read_every_setting(self) -> None:
         """The text of a full request is split by A1111's rule into what was asked and what was used."""
         parameters = asked(
             negative_prompt="blurry, low quality",
@@ -80,13 +83,13 @@ class TestTexts:
             },
         )
 
-    def test_what_was_not_asked_is_not_said(self):
+    def test_what_was_not_asked_is_not_said(self) -> None:
         """Defaults leave out the mask's settings, the negative prompt and the sampler's unknown name."""
         prompt, negative, found = read(provenance.texts(asked(), result(), 7, model=MODEL)["parameters"])
         assert (prompt, negative) == ("a red rose", "")
         assert not {"Sampler", "Schedule type", "Mask blur", "Mask mode", "Inpaint area"} & found.keys()
 
-    def test_cropped_regions_are_told(self):
+    def test_cropped_regions_are_told(self) -> None:
         """Where only a part was painted the text says so, with the padding if it was chosen."""
         cropped = result(regions=("0,0,10,10@1->16x16", "40,40,50,50@1->16x16"))
         found = read(provenance.texts(asked(padding=12), cropped, 7, model=MODEL)["parameters"])[2]
@@ -95,16 +98,16 @@ class TestTexts:
         assert found["Region"] == "0,0,10,10@1->16x16; 40,40,50,50@1->16x16"
 
     @pytest.mark.parametrize("scheduler", [name for name in SchedulerName if name is not SchedulerName.DEFAULT])
-    def test_every_sampler_has_a_name(self, scheduler):
+    def test_every_sampler_has_a_name(self, scheduler: SchedulerName) -> None:
         """No sampler that a caller may name is left unsaid."""
         assert read(provenance.texts(asked(scheduler=scheduler), result(), 7, model=MODEL)["parameters"])[2]["Sampler"]
 
-    def test_nothing_painted_says_nothing(self):
+    def test_nothing_painted_says_nothing(self) -> None:
         """An input that came back untouched is not marked as generated."""
         assert provenance.texts(asked(), result(steps=0), 7, model=MODEL) == {}
         assert provenance.xmp(result(steps=0), model=MODEL) is None
 
-    def test_unwritable_characters_are_left_out(self):
+    def test_unwritable_characters_are_left_out(self) -> None:
         """Control characters and halves of surrogate pairs, which no file can hold, are not there; the rest is."""
         text = provenance.texts(asked("a\0 rose\n\tred"), result(), 7, model="my\ud800 model")["parameters"]
         assert read(text)[0] == "a rose\n\tred"
@@ -112,7 +115,7 @@ class TestTexts:
 
     @given(st.text(max_size=60), st.text(max_size=60), st.text(min_size=1, max_size=20), st.sampled_from(ImageFormat))
     @settings(deadline=None, max_examples=15)
-    def test_any_prompt_can_be_written(self, prompt, negative, model, image_format):
+    def test_any_prompt_can_be_written(self, prompt: str, negative: str, model: str, image_format: ImageFormat) -> None:
         """Whatever characters prompts and names have, lone surrogates too, every format takes the marks."""
         painted = result()
         texts = provenance.texts(asked(prompt, negative_prompt=negative), painted, 7, model=model)
@@ -123,7 +126,7 @@ class TestTexts:
 
     @pytest.mark.parametrize("image_format", ImageFormat)
     @pytest.mark.parametrize("letter", ["a", "雪", "🌹"])
-    def test_longest_prompts_can_be_written(self, image_format, letter):
+    def test_longest_prompts_can_be_written(self, image_format: ImageFormat, letter: str) -> None:
         """Prompts of the greatest length leave every format writable."""
         painted = result()
         texts = provenance.texts(asked(letter * 10_000, negative_prompt=letter * 10_000), painted, 7, model=MODEL)
@@ -139,7 +142,7 @@ class TestXmp:
         [(False, "compositeWithTrainedAlgorithmicMedia"), (True, "trainedAlgorithmicMedia")],
     )
     @pytest.mark.parametrize("image_format", ImageFormat)
-    def test_source_type_is_read_back(self, image_format, is_all_painted, term):
+    def test_source_type_is_read_back(self, image_format: ImageFormat, is_all_painted: bool, term: str) -> None:
         """In each format the packet is well-formed and has IPTC's term for what a model made."""
         packet = provenance.xmp(result(is_all_painted=is_all_painted), model='a "model" & <more>')
         image = Image.open(io.BytesIO(codecs.encode(result().variations[0].image, image_format, xmp=packet)))

@@ -1,8 +1,6 @@
 """The store in PostgreSQL: servers that restart, hang or refuse, several processes, and what nobody may read."""
 
 import logging
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +18,13 @@ from sd_inpaint.jobs.job import JobState, JobStore
 from sd_inpaint.jobs.postgres import PostgresJobStore
 from sd_inpaint.jobs.store import SqlJobStore
 from sd_inpaint.settings import Settings
-from tests.http.endpoints.test_jobs import make_jobs_app
-from tests.jobs.test_store import LEASE, ME, OTHER, progress, result, submission
 from tests.support.edge import INPAINT, check_shape, form
+from tests.support.jobs import make_jobs_app
 from tests.support.places import DatabasePlace
 from tests.support.postgres_server import PASSWORD, USER, PostgresServer
 from tests.support.real_time import running, wait_for
 from tests.support.real_time import submission as sent
-from tests.support.repository import ROOT
+from tests.support.submissions import LEASE, ME, OTHER, progress, result, submission
 
 TTLS = {"result_ttl_seconds": 60.0}
 
@@ -134,7 +131,7 @@ def test_user_who_may_make_no_schema(postgres: PostgresServer, database: Databas
         assert store.get(job.id) == job
 
 
-def test_restart(store: SqlJobStore, postgres: PostgresServer) -> None:
+def test_nothing_is_lost_over_a_restart(store: SqlJobStore, postgres: PostgresServer) -> None:
     """While the server is down each call says so at once; when it is up again, calls work, and nothing is lost."""
     job, _ = store.add(submission(key="k"), ME)
     postgres.stop()
@@ -314,7 +311,7 @@ def test_polling_reads_no_pictures(store: SqlJobStore, database: DatabasePlace) 
     assert store.get(job.id).preview_version == 1
 
 
-def test_tls(database: DatabasePlace) -> None:
+def test_certificate_is_checked_where_the_url_says_so(database: DatabasePlace) -> None:
     """Where the URL asks for it the server's certificate is checked, also its name; connections are used again."""
     store_url = f"{database.url}?sslmode=verify-full&sslrootcert={database.server.certificate}"
     with closing(PostgresJobStore(store_url, **TTLS)) as store:
@@ -356,13 +353,6 @@ def test_passwords_are_told_to_nobody(
     for part in (secret, PASSWORD, "s3cr3t"):
         assert part not in shown
     assert host not in str(refused.value)
-
-
-def test_client_is_loaded_only_where_it_is_used() -> None:
-    """A server without a database never imports PostgreSQL's client."""
-    code = "import service, sys; raise SystemExit('psycopg' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_psycopg_names_what_is_leaned_on() -> None:

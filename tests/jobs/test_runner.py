@@ -142,7 +142,7 @@ def test_one_key_many_callers(process: Process) -> None:
     assert process.painter.engine.outcomes["done"] == 1
 
 
-def test_cancel(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancelled_job_leaves_the_device_before_another_step(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that is cancelled is off the device before another step, and the next one runs."""
     monkeypatch.setattr("sd_inpaint.jobs.runner.TICK_SECONDS", 60.0)
     process.painter.slow.step_seconds = 0.1
@@ -170,7 +170,7 @@ def test_cancel_in_another_process(process: Process, place: Place) -> None:
     assert process.painter.steps_taken < 150
 
 
-def test_failure(process: Process) -> None:
+def test_failed_job_says_why_and_the_next_one_runs(process: Process) -> None:
     """A job that fails says why, and the next one does not."""
 
     def fault(call: str, subject: object, low_memory: bool) -> None:
@@ -189,7 +189,7 @@ def test_failure(process: Process) -> None:
     assert process.state(after) is JobState.DONE
 
 
-def test_defect(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defect_says_nothing_of_itself(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that meets a defect fails without telling more than that."""
 
     def broken(*arguments: object) -> None:
@@ -204,7 +204,7 @@ def test_defect(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in failed.error.sentence
 
 
-def test_deadline(process: Process) -> None:
+def test_deadline_frees_the_device(process: Process) -> None:
     """A job whose deadline passes while it is painted fails, and frees the device."""
     job = process.accept(submission(num_inference_steps=150, deadline_at=time.time() + 0.3))
     process.wait_ended(job)

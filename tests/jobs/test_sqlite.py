@@ -16,8 +16,8 @@ from sd_inpaint.jobs.files import ORPHAN_SECONDS
 from sd_inpaint.jobs.job import JobState
 from sd_inpaint.jobs.sqlite import SqliteJobStore, default_folder
 from sd_inpaint.settings import Settings
-from tests.jobs.test_store import LEASE, ME, TTL, submission
 from tests.support.simulation import Clock
+from tests.support.submissions import LEASE, ME, TTL, submission
 
 
 @pytest.fixture

@@ -8,17 +8,13 @@ import numpy as np
 import pytest
 
 from sd_inpaint.errors import IdempotencyConflictError, JobNotFoundError, StateUnavailableError
-from sd_inpaint.jobs.job import MAX_RUNS, JobError, JobProgress, JobResult, JobState, JobStore, Submission
+from sd_inpaint.jobs.job import MAX_RUNS, JobError, JobResult, JobState, JobStore
 from sd_inpaint.picture import Picture
-from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintResult, Variation
-from tests.support.pictures import hole, photo, written
+from sd_inpaint.schema import SEED_RANDOM, InpaintResult, Variation
+from tests.support.pictures import photo
 from tests.support.places import Place
 from tests.support.simulation import Clock
-
-TTL = 100.0
-LEASE = 10.0
-OTHER = "another process"
-ME = "this process"
+from tests.support.submissions import IMAGE, LEASE, MASK, ME, OTHER, TTL, progress, result, submission
 
 
 class MakeStore(Protocol):
@@ -50,25 +46,6 @@ def make_store(request: pytest.FixtureRequest, place: Place, clock: Clock) -> Ma
 def store(make_store: MakeStore) -> JobStore:
     """One store."""
     return make_store()
-
-
-IMAGE, MASK = written(photo()), written(hole())
-
-
-def submission(*, key: str | None = None, seed: int = 7, sent_seed: int | None = None, steps: int = 4) -> Submission:
-    """Makes what a caller sends."""
-    sent = InpaintParameters(prompt="a rose", num_inference_steps=steps, seed=seed if sent_seed is None else sent_seed)
-    return Submission(IMAGE, MASK, sent, seed=seed, key=key)
-
-
-def progress(state: JobState = JobState.RUNNING, step: int = 1, preview: bytes | None = None) -> JobProgress:
-    """Makes a report of a job that is under way."""
-    return JobProgress(state, step, 4, 0, 1.5, preview)
-
-
-def result() -> JobResult:
-    """Makes a result of two pictures."""
-    return JobResult((b"first", b"second!"), (7, 8), "demo", 4, 0.5, ("0,0,70,53 x1.000",))
 
 
 def test_accepted_job(store: JobStore, clock: Clock) -> None:
@@ -109,7 +86,7 @@ def test_other_processes_see_jobs(make_store: MakeStore) -> None:
     assert other.result(job.id) == result()
 
 
-def test_progress(store: JobStore, clock: Clock) -> None:
+def test_report_moves_figures_and_version(store: JobStore, clock: Clock) -> None:
     """A report moves the job's figures and its version; one without news moves neither."""
     job, _ = store.add(submission(), ME)
     clock.now += 2
@@ -125,7 +102,7 @@ def test_progress(store: JobStore, clock: Clock) -> None:
     assert store.get(job.id).preview_version == 1
 
 
-def test_end(store: JobStore, clock: Clock) -> None:
+def test_done_job_has_its_result_and_ends_once(store: JobStore, clock: Clock) -> None:
     """A job that is done has its result, all its steps, and a time to go; it ends once."""
     job, _ = store.add(submission(), ME)
     store.report(ME, {job.id: progress(step=3, preview=b"x")})
@@ -143,7 +120,7 @@ def test_end(store: JobStore, clock: Clock) -> None:
     assert store.get(job.id) == ended
 
 
-def test_failure(store: JobStore) -> None:
+def test_failed_job_says_why_and_has_no_result(store: JobStore) -> None:
     """A job that failed says why, and has no result."""
     job, _ = store.add(submission(), ME)
     error = JobError("out_of_memory", "Too little.", {"bytes": 3})
@@ -153,7 +130,7 @@ def test_failure(store: JobStore) -> None:
         store.result(job.id)
 
 
-def test_lease(make_store: MakeStore, clock: Clock) -> None:
+def test_job_stays_with_the_process_that_reports(make_store: MakeStore, clock: Clock) -> None:
     """A job stays with its process as long as that reports, and goes to another when it does not."""
     one, other = make_store(), make_store()
     sent = submission()
@@ -238,7 +215,7 @@ def test_a_job_that_never_ends_is_reported_lost(store: JobStore, clock: Clock) -
     assert str(MAX_RUNS) in lost.error.sentence
 
 
-def test_idempotency(make_store: MakeStore) -> None:
+def test_one_key_is_one_job_in_every_process(make_store: MakeStore) -> None:
     """One key and one request is one job, in whichever process; a drawn seed makes no difference."""
     one, other = make_store(), make_store()
     sent = submission(key="k", seed=5, sent_seed=SEED_RANDOM)
@@ -282,7 +259,7 @@ def test_one_key_at_the_same_time(make_store: MakeStore) -> None:
     assert sorted(was_there for _, was_there in added) == [False] + [True] * 11
 
 
-def test_cancel(make_store: MakeStore) -> None:
+def test_cancelled_job_stays_cancelled(make_store: MakeStore) -> None:
     """A job cancelled in another process is not its owner's any more, and stays cancelled."""
     one, other = make_store(), make_store()
     job, _ = one.add(submission(key="k"), ME)
@@ -299,7 +276,7 @@ def test_cancel(make_store: MakeStore) -> None:
 
 
 @pytest.mark.parametrize("end", ["done", "failed"])
-def test_delete(store: JobStore, end: str) -> None:
+def test_ended_job_may_be_deleted_twice(store: JobStore, end: str) -> None:
     """A job that has ended is gone when it is deleted, and may be deleted again."""
     job, _ = store.add(submission(), ME)
     if end == "done":
@@ -314,7 +291,7 @@ def test_delete(store: JobStore, end: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["done", "failed", "cancelled", "deleted"])
-def test_expiry(make_store: MakeStore, clock: Clock, end: str) -> None:
+def test_ended_jobs_expire_and_waiting_ones_do_not(make_store: MakeStore, clock: Clock, end: str) -> None:
     """What has ended is kept for a while, swept or not, and its key is free after it; what waits is kept for ever."""
     store = make_store()
     job, _ = store.add(submission(key="k"), ME)

@@ -17,38 +17,32 @@ import pytest
 from tests.support.containers import CONTAINERS_CONF, START_SECONDS, Container, Workshop
 from tests.support.edge import INPAINT, check_shape, form
 from tests.support.pictures import opened, photo
-from tests.support.processes import install_or_skip
 from tests.support.repository import ROOT
 from tests.support.served import SERVER_BODY_BYTES
+from tests.support.tools import need
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def test_serves_as_anybody_who_may_do_nothing(workshop: Workshop, image: str) -> None:
-    """With a read-only root, no capabilities, a strange user and limits, it paints, refuses, and ends what it began."""
-    container = Container(workshop, image)
-    container.wait()
+@pytest.fixture(scope="module")
+def container(workshop: Workshop, image: str) -> Container:
+    """One container for the tests of its life, from its first request to its end, in their order."""
+    made = Container(workshop, image, "--env", f"SD_INPAINT_MAX_BODY_BYTES={SERVER_BODY_BYTES}")
+    made.wait()
+    return made
+
+
+def test_serves_as_anybody_who_may_do_nothing(workshop: Workshop, container: Container) -> None:
+    """With a read-only root, no capabilities, a strange user and limits, it paints, refuses, and is found healthy."""
     picture = opened(httpx.post(container.url + INPAINT, **form(), timeout=100).raise_for_status().content)
     assert np.array_equal(picture[0], np.asarray(photo())[0])
     check_shape(httpx.post(container.url + INPAINT, **form(mask=None), timeout=100), 400, "missing_field")
     workshop.run("podman", "healthcheck", "run", container.id)
 
-    answers: list[httpx.Response] = []
-    request = form(num_inference_steps="150", num_images="2")
-    post = threading.Thread(target=lambda: answers.append(httpx.post(container.url + INPAINT, **request, timeout=100)))
-    post.start()
-    time.sleep(1.0)
-    assert not answers, "the paint was over before SIGTERM came"
-    assert container.stop() == 0
-    post.join()
-    assert answers[0].status_code == 200
 
-
-def test_keeps_the_contract(workshop: Workshop, image: str) -> None:
+def test_keeps_the_contract(container: Container) -> None:
     """Confined like that, it passes the project's own tests of the contract, asked from outside."""
-    container = Container(workshop, image, "--env", f"SD_INPAINT_MAX_BODY_BYTES={SERVER_BODY_BYTES}")
-    container.wait()
-    modules = [path for path in (ROOT / "tests").glob("test_*.py") if "mark.contract" in path.read_text("utf-8")]
+    modules = [path for path in (ROOT / "tests").rglob("test_*.py") if "mark.contract" in path.read_text("utf-8")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--url", container.url, *modules],
         cwd=ROOT,
@@ -61,7 +55,19 @@ def test_keeps_the_contract(workshop: Workshop, image: str) -> None:
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
     assert int(passed[1]) > 150
+
+
+def test_ends_what_it_began(container: Container) -> None:
+    """A stop in the middle of a request waits for its picture, and is an exit in order."""
+    answers: list[httpx.Response] = []
+    request = form(num_inference_steps="150", num_images="2")
+    post = threading.Thread(target=lambda: answers.append(httpx.post(container.url + INPAINT, **request, timeout=100)))
+    post.start()
+    time.sleep(1.0)
+    assert not answers, "the request was over before SIGTERM came"
     assert container.stop() == 0
+    post.join()
+    assert answers[0].status_code == 200
 
 
 def test_ends_at_once_where_it_has_hardly_begun(workshop: Workshop, image: str) -> None:
@@ -93,7 +99,7 @@ def test_starts_without_any_network(workshop: Workshop, image: str) -> None:
 SERVE = """
 import json, subprocess, sys, time
 import httpx
-from conftest import HEALTH, INPAINT, form
+from tests.support.edge import HEALTH, INPAINT, form
 
 def call(*command):
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
@@ -143,7 +149,7 @@ def serve(
         *(sys.executable, "-c", SERVE, json.dumps([up, down, image, KEY], default=str)),
         timeout=300,
         CONTAINERS_CONF=str(own),
-        PYTHONPATH=str(ROOT / "tests"),
+        PYTHONPATH=f"{ROOT}:{ROOT / 'src'}",
         **environment,
     )
     statuses, read_only, memory, capabilities = json.loads(printed)
@@ -154,7 +160,7 @@ def serve(
 @pytest.fixture(scope="module")
 def tools() -> Path:
     """Where helm and podman-compose are."""
-    install_or_skip("deploy-tools")
+    need("deploy-tools")
     return ROOT / "build" / "tools" / "bin"
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sd_inpaint.settings import Settings
-from tests.support.processes import install_or_skip
 from tests.support.repository import ROOT
+from tests.support.tools import give_up, need
 
 CHART = ROOT / "deploy" / "helm" / "sd-inpaint"
 BIN = ROOT / "build" / "tools" / "bin"
@@ -51,7 +51,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 @pytest.fixture(scope="module", autouse=True)
 def tools() -> None:
     """Helm and the validator, by their hashes."""
-    install_or_skip("deploy-tools")
+    need("deploy-tools")
 
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -245,7 +245,7 @@ def test_compose_reads_the_file(profile: str) -> None:
         check=False,
     )
     if "podman" in done.stderr and "No such file" in done.stderr:
-        pytest.skip("podman is not installed: scripts/container-tools")
+        give_up("podman is not installed: scripts/container-tools")
     assert done.returncode == 0, done.stderr
     assert f"sd-inpaint-{profile}:" in done.stdout
     assert "read_only: true" in done.stdout

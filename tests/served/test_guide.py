@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import io
 import runpy
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import bentoml
 import httpx
 import numpy as np
+import playwright
 import pytest
 from PIL import Image, ImageDraw
 
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.contract
 
 GUIDE_URL = "http://localhost:8000"
 SIZE = (512, 512)
+NODE = Path(playwright.__file__).parent / "driver" / "node"
 
 CURL = r"""
 curl -X POST "http://localhost:8000/sd-inpaint/inpaint" \
@@ -161,14 +162,14 @@ def run_python(code: str, folder: Path) -> str:
     return printed.getvalue()
 
 
-def test_curl(server: Server, folder: Path) -> None:
+def test_curl_command_writes_a_png(server: Server, folder: Path) -> None:
     """The curl command writes a PNG."""
     command = CURL.replace(GUIDE_URL, server.url)
     subprocess.run(["bash", "-euc", command], cwd=folder, check=True, capture_output=True, timeout=300)
     check_result(folder)
 
 
-def test_python(server: Server, folder: Path) -> None:
+def test_script_with_requests_succeeds(server: Server, folder: Path) -> None:
     """The script with requests succeeds."""
     assert run_python(PYTHON.replace(GUIDE_URL, server.url), folder) == "Inpainting successful!\n"
     check_result(folder)
@@ -182,20 +183,19 @@ def test_python_shows_errors(server: Server, folder: Path) -> None:
     assert "'code': 'invalid_mask'" in printed
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
-def test_javascript(server: Server, folder: Path) -> None:
-    """The fetch code succeeds in Node, whose fetch and FormData are a browser's."""
+def test_fetch_code_succeeds_in_node(server: Server, folder: Path) -> None:
+    """The fetch code succeeds in Node, whose fetch and FormData are a browser's: in the one that Playwright runs on."""
     example = JAVASCRIPT.replace(GUIDE_URL, server.url)
     after = "writeFileSync('result.png', Buffer.from(await (await fetch(shownUrl)).arrayBuffer()));\n"
     # The picture is read back through the URL that the example made of it, as an <img> would.
     example = example.replace("  // Use the URL", "  globalThis.shownUrl = url;\n  // Use the URL")
     (folder / "example.mjs").write_text(JAVASCRIPT_BEFORE + example + after, encoding="utf-8")
-    done = subprocess.run(["node", "example.mjs"], cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([NODE, "example.mjs"], cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     check_result(folder)
 
 
-def test_health(server: Server) -> None:
+def test_health_is_what_the_guide_shows(server: Server) -> None:
     """Health is what the guide shows, with the name of the model that is served."""
     response = httpx.get(server.url + "/sd-inpaint/health")
     assert response.status_code == 200

@@ -12,16 +12,15 @@ from typing import Any
 
 import httpx
 import pytest
-from sd_inpaint.jobs.stores import open_store
 
+from sd_inpaint.http.application import open_store
 from sd_inpaint.http.endpoints.jobs import JOBS
 from sd_inpaint.settings import Settings
-from tests.http.endpoints.test_job_events import read_events
-from tests.served.test_served import connection, long_paint
 from tests.support.edge import INPAINT, check_shape, form
+from tests.support.events import read_events
 from tests.support.processes import family
 from tests.support.real_time import wait_for
-from tests.support.served import Server
+from tests.support.served import Server, connection, long_request
 
 pytestmark = pytest.mark.slow
 
@@ -138,7 +137,6 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
     settings = {
         "SD_INPAINT_STATE_DIR": str(folder),
         "SD_INPAINT_MAX_QUEUE": str(MAX_QUEUE),
-        "SD_INPAINT_THREADS": "1",
     }
     life = Life()
     phases = [
@@ -192,7 +190,7 @@ def test_restarts_change_no_byte(life: Life) -> None:
     assert life.results[0] == life.plain
 
 
-def test_flood(life: Life) -> None:
+def test_flood_gets_pictures_or_a_time_to_come_again(life: Life) -> None:
     """Of many callers at once each gets a picture, or a 429 that says when to come again."""
     statuses = Counter(response.status_code for response in life.flood)
     assert set(statuses) == {200, 429}
@@ -223,7 +221,7 @@ def queue(server: Server) -> dict[str, Any]:
 def test_caller_who_leaves_frees_the_device(server: Server) -> None:
     """A caller who hangs up in the middle of 150 steps frees the device within a step."""
     with httpx.Client(base_url=server.url) as client:
-        request = client.build_request("POST", INPAINT, **form(**long_paint()))
+        request = client.build_request("POST", INPAINT, **form(**long_request()))
         body = request.read()
     wait_for(lambda: queue(server)["jobs"] == 0)
     cancelled = queue(server)["outcomes"].get("cancelled", 0)
@@ -241,7 +239,7 @@ def test_caller_who_leaves_frees_the_device(server: Server) -> None:
     assert queue(server)["outcomes"]["cancelled"] == cancelled + 1
 
 
-def test_stream(server: Server) -> None:
+def test_events_come_while_the_job_runs(server: Server) -> None:
     """Events come while the job runs; a reader who leaves changes nothing, and a second one sees the end."""
     address = accept(server)
     with httpx.stream("GET", f"{server.url}{address}/events", timeout=60) as stream:
@@ -261,7 +259,7 @@ def test_stream(server: Server) -> None:
 
 
 @pytest.mark.contract
-def test_metrics(server: Server) -> None:
+def test_metrics_have_waiting_seconds_and_outcomes(server: Server) -> None:
     """An autoscaler reads seconds of work that wait, and jobs by outcome."""
     address = accept(server)
     wait_for(lambda: "sd_inpaint_queue_seconds" in httpx.get(server.url + "/metrics").text)

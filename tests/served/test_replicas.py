@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from sd_inpaint.jobs.stores import open_store
 
+from sd_inpaint.http.application import open_store
 from sd_inpaint.http.endpoints.jobs import JOBS
 from sd_inpaint.settings import Settings
-from tests.http.endpoints.test_job_events import read_events
 from tests.support.edge import HEALTH, INPAINT, form
+from tests.support.events import read_events
 from tests.support.network import Host, network
 from tests.support.postgres_server import PostgresServer
 from tests.support.repository import ROOT
@@ -245,8 +245,6 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
         settings = {
             "SD_INPAINT_STATE_URL": state_url,
             "SD_INPAINT_DRAIN_SECONDS": "1",
-            "SD_INPAINT_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
         }
         hosts = [net.add() for _ in range(4)]
 

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,29 +19,14 @@ from PIL import Image
 from tests.support.edge import HEALTH, INPAINT, check_shape, form
 from tests.support.pictures import hole, opened, photo, written
 from tests.support.repository import ROOT
-from tests.support.served import SERVER_BODY_BYTES, Server
+from tests.support.served import LARGE, SERVER_BODY_BYTES, Server, connection, long_request
 
 MULTIPART = "multipart/form-data; boundary=x"
-LARGE = (512, 512)
 
 
 def post(server: Server, **changes: str | bytes) -> httpx.Response:
     """Posts a request to a server."""
     return httpx.post(server.url + INPAINT, timeout=300, **form(**changes))
-
-
-def long_paint() -> dict[str, bytes | str]:
-    """Returns what takes a while to paint."""
-    return {"image": written(photo(LARGE)), "mask": written(hole(LARGE)), "num_inference_steps": "150"}
-
-
-@contextlib.contextmanager
-def connection(server: Server, head: str) -> Iterator[socket.socket]:
-    """A connection on which the head of a request was sent."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
-        lines = [f"POST {INPAINT} HTTP/1.1", "Host: x", *head.splitlines(), "", ""]
-        sock.sendall("\r\n".join(lines).encode())
-        yield sock
 
 
 def read_to_end(sock: socket.socket) -> bytes:
@@ -55,7 +39,7 @@ def read_to_end(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.contract
-def test_result(server: Server) -> None:
+def test_seed_decides_the_bytes_and_black_is_kept(server: Server) -> None:
     """Same seed, same bytes; other seed, other picture; black-mask pixels are the input's."""
     first, again, other = (post(server, seed=seed) for seed in ("1", "1", "2"))
     assert first.status_code == 200
@@ -80,7 +64,7 @@ def test_health_while_the_device_is_busy(server: Server) -> None:
     """Health and readyz answer at once while the model works."""
     # One client: to make one takes longer than what is measured here.
     with ThreadPoolExecutor(2) as pool, httpx.Client(base_url=server.url, timeout=60) as client:
-        painting = pool.submit(post, server, **{**long_paint(), "num_inference_steps": "20"})
+        painting = pool.submit(post, server, **{**long_request(), "num_inference_steps": "20"})
         times = []
         while not painting.done():
             for path in (HEALTH, "/readyz"):
@@ -96,7 +80,7 @@ def test_health_while_the_device_is_busy(server: Server) -> None:
 def test_caller_who_leaves_frees_the_device(server: Server) -> None:
     """A caller who hangs up is not painted for: the next request does not wait for 150 steps."""
     with httpx.Client(base_url=server.url) as client:
-        request = client.build_request("POST", INPAINT, **form(**long_paint()))
+        request = client.build_request("POST", INPAINT, **form(**long_request()))
         body = request.read()
     head = f"Content-Type: {request.headers['content-type']}\r\nContent-Length: {len(body)}\r\nX-Request-ID: leaver"
     with connection(server, head) as sock:
@@ -257,7 +241,7 @@ def test_stop_lets_running_requests_end(tmp_path: Path) -> None:
         assert first.json()["status"] in ("loading", "healthy")
         server.wait()
         with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=server.url, timeout=60) as client:
-            painting = pool.submit(post, server, **{**long_paint(), "num_inference_steps": "30"})
+            painting = pool.submit(post, server, **{**long_request(), "num_inference_steps": "30"})
             time.sleep(1.0)
             server.process.send_signal(signal.SIGTERM)
             time.sleep(0.2)

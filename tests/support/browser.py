@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import install_or_skip
+from tests.support.tools import need
 
 ARGUMENTS = (
     "--no-sandbox",  # which root cannot have
@@ -23,7 +23,7 @@ ARGUMENTS = (
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """The browser, a ``playwright.sync_api.Browser``."""
-    install_or_skip("test-tools")
+    need("test-tools")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from tests.support.edge import HEALTH
-from tests.support.processes import free_port, install_or_skip, wait_for
+from tests.support.processes import free_port, wait_for
 from tests.support.repository import ROOT, tracked
+from tests.support.tools import give_up, need
 
 BUILD_SECONDS = 1200.0
 START_SECONDS = 90.0
@@ -102,8 +103,8 @@ class Workshop:
 def workshop() -> Iterator[Workshop]:
     """Tools, base system and wheels; those two are kept in build/image for the next time."""
     if os.getuid() != 0:
-        pytest.skip("needs root, for mounts and cgroups")
-    install_or_skip("container-tools")
+        give_up("needs root, for mounts and cgroups")
+    need("container-tools")
     folder = Path(tempfile.mkdtemp(prefix="sd-inpaint-image-"))
     (folder / "containers.conf").write_text(CONTAINERS_CONF, "ascii")
     storage = f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/storage"\nrunroot = "{folder}/run"\n'

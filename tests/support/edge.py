@@ -22,6 +22,7 @@ from tests.support.pictures import hole, photo, written
 INPAINT = "/sd-inpaint/inpaint"
 HEALTH = "/sd-inpaint/health"
 ORIGIN = {"Origin": "https://app.example"}
+PREFLIGHT = {**ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
 KEYS = ("first-key", "zweiter-schlüssel")
 
 # A second application in one process cannot have a second set of BentoML's metrics.

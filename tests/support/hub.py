@@ -1,14 +1,17 @@
-"""A stand-in for the Hub: answers what its client asks for a download, and fails as it is told to."""
+"""A stand-in for the Hub: answers what its client asks for a download, and fails as it is told to; and that client."""
 
 import hashlib
 import json
 import re
+import subprocess
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from tests.support.repository import run
 
 LARGE = ".safetensors"
 """What lies in large-file storage, where a file's ETag is its SHA-256 and not git's digest."""
@@ -127,3 +130,12 @@ class Hub:
             request.wfile.write(content[start:end])
             if end < len(content):
                 request.close_connection = True
+
+
+def models(
+    hub: Hub | None, tmp_path: Path, *arguments: str | Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs ``scripts/models`` with a Hub, or none, and an empty cache of its client."""
+    url = hub.url if hub else "http://127.0.0.1:9"
+    environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    return run("scripts/models", *arguments, **environment)

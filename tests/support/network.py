@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import pytest
-
-from tests.support.processes import install_or_skip
+from tests.support.tools import give_up, need
 
 
 def ip(*arguments: str) -> str:
@@ -86,13 +84,13 @@ class Network:
 def network() -> Iterator[Network]:
     """A network for as long as the block lasts; skips the test where none can be made."""
     if os.getuid() != 0:
-        pytest.skip("needs root, for network namespaces")
-    install_or_skip("test-tools")
+        give_up("needs root, for network namespaces")
+    need("test-tools")
     made = Network()
     try:
         made.open()
     except AssertionError as error:
-        pytest.skip(f"no network can be made here: {error}")
+        give_up(f"no network can be made here: {error}")
     try:
         yield made
     finally:

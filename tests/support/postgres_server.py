@@ -14,7 +14,8 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from tests.support.processes import family, free_port, install_or_skip
+from tests.support.processes import family, free_port
+from tests.support.tools import need
 
 NOBODY = 65534
 """PostgreSQL's server refuses to be root."""
@@ -34,7 +35,7 @@ class PostgresServer:
     """
 
     def __init__(self, address: str = "127.0.0.1") -> None:
-        install_or_skip("test-tools")
+        need("test-tools")
         self.address = address
         self.port = free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="sd-inpaint-postgres-"))

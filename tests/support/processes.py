@@ -1,23 +1,12 @@
-"""Processes that tests start, what belongs to them, and what they need installed."""
+"""Processes that tests start, and what belongs to them."""
 
 import contextlib
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import pytest
-
-SCRIPTS = Path(__file__).parents[2] / "scripts"
-
-
-def install_or_skip(script: str) -> None:
-    """Runs a script that installs tools, nothing where they are; skips the test where they cannot be had."""
-    done = subprocess.run([SCRIPTS / script], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"scripts/{script} fails here: {done.stderr.strip()[-300:]}")
 
 
 def wait_for(

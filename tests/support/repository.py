@@ -1,5 +1,6 @@
-"""The repository: its root, its files, its locks, its scripts."""
+"""The repository: its root, its files, their imports, its locks, its scripts."""
 
+import ast
 import os
 import re
 import subprocess
@@ -29,6 +30,17 @@ def tracked() -> Iterator[Path]:
         text=True,
     )
     return (path for name in listed.stdout.split("\0") if name and (path := ROOT / name).is_file())
+
+
+def imported_modules(path: Path) -> set[str]:
+    """The modules that a file imports, wherever it does, by their full names; of ``from a import b`` also ``a.b``."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:

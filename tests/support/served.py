@@ -1,20 +1,27 @@
-"""``bentoml serve``, as an operator runs it."""
+"""``bentoml serve``, as an operator runs it, and callers who send what no client library would."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 
-from tests.support.edge import HEALTH
+from tests.support.edge import HEALTH, INPAINT
+from tests.support.pictures import hole, photo, written
 from tests.support.processes import free_port, wait_for
 from tests.support.repository import ROOT
 
 START_SECONDS = 120.0
 SERVER_BODY_BYTES = 3_000_000
 """Body limit of the shared server: low, so that going over it is quick."""
+
+LARGE = (512, 512)
+"""Width and height of a picture that takes a while."""
 
 SERVE = (sys.executable, "-m", "bentoml", "serve", "service:SDInpaint")
 
@@ -47,11 +54,19 @@ class Server(Served):
         super().__init__(f"http://{address}:{port or free_port()}")
         self.log = log
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BENTOML_CONFIG")}
+        own = {
+            "LOAD_SD_INPAINT": "true",
+            "SD_INPAINT_MODEL": "demo",
+            # Their model is so small that two threads take as long as one, and more of the processor.
+            "SD_INPAINT_THREADS": "1",
+            # A server that starts deletes the metrics that lie in this folder, also those of another one that runs.
+            "BENTOML_HOME": str(log.with_suffix(".bentoml")),
+        }
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*within, *SERVE, "--host", address, "--port", str(self.port)],
                 cwd=ROOT,
-                env={**environment, "LOAD_SD_INPAINT": "true", "SD_INPAINT_MODEL": "demo", **settings},
+                env={**environment, **own, **settings},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -77,3 +92,17 @@ class Server(Served):
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             raise
+
+
+def long_request() -> dict[str, bytes | str]:
+    """Returns the fields of a request that takes a while."""
+    return {"image": written(photo(LARGE)), "mask": written(hole(LARGE)), "num_inference_steps": "150"}
+
+
+@contextlib.contextmanager
+def connection(server: Served, head: str) -> Iterator[socket.socket]:
+    """A connection on which the head of a request was sent."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as sock:
+        lines = [f"POST {INPAINT} HTTP/1.1", "Host: x", *head.splitlines(), "", ""]
+        sock.sendall("\r\n".join(lines).encode())
+        yield sock

@@ -1,5 +1,7 @@
 """Real diffusers and transformers classes at tiny size: mocks could only confirm a test against itself."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,3 +112,11 @@ def make_denoiser(
     device = Device(torch.device("cpu"), torch.float32, "cpu")
     model = TorchModel(**components, device=device)
     return Denoiser(model, device, max_batch=max_batch, max_canvas_pixels=1 << 22, safety_checker=safety_checker)
+
+
+def save(components: dict[str, Any], folder: Path) -> Path:
+    """Writes components as a folder in diffusers' layout."""
+    for name, component in components.items():
+        component.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionInpaintPipeline"}), "utf-8")
+    return folder

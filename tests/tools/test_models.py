@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from safetensors.torch import load_file
 from sd_inpaint.diffusion import sources, weights
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
-from tests.support.hub import Hub
+from tests.support.hub import Hub, models
 from tests.support.repository import ROOT, run
 from tests.support.tiny_model import make_fitting_vae
 
@@ -52,15 +51,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store of BentoML, which this process looks into as well."""
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
     return tmp_path / "store" / "models" / "sd-inpaint"
-
-
-def models(
-    hub: Hub | None, tmp_path: Path, *arguments: str | Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Runs ``scripts/models`` with a Hub, or none, and an empty cache of its client."""
-    url = hub.url if hub else "http://127.0.0.1:9"
-    environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
-    return run("scripts/models", *arguments, **environment)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def asked(app: App, **changes: Any) -> Any:
     return app.painter.requests[-1].parameters
 
 
-def test_picture(app: App) -> None:
+def test_white_part_is_repainted_and_described(app: App) -> None:
     """The mask's white part is repainted; images, parameters and info are as the web UI's clients read them."""
     response = call(app, seed=7, mask_blur=0)
     assert response.status_code == 200, response.text
@@ -120,7 +120,7 @@ def test_what_is_asked(app: App) -> None:
         ("LCM", None, "lcm"),
     ],
 )
-def test_samplers(app: App, sampler: str, schedule: str | None, expected: str) -> None:
+def test_samplers_go_by_the_web_uis_names(app: App, sampler: str, schedule: str | None, expected: str) -> None:
     """Samplers and schedules go by the web UI's names, and mean what they mean there since version 1.9."""
     assert asked(app, sampler_name=sampler, scheduler=schedule).scheduler == expected
 
@@ -260,7 +260,7 @@ def test_whole_picture(app: App) -> None:
         ("init_images", ["not base64!"]),
     ],
 )
-def test_refused(app: App, field: str, value: object) -> None:
+def test_what_cannot_be_done_is_refused_by_name(app: App, field: str, value: object) -> None:
     """What is out of bounds, or cannot be done here, is refused by its own name."""
     changes = {"seed_resize_from_h": 64} if field == "seed_resize_from_w" else {}
     error = check_shape(call(app, **{field: value, **changes}), 400, "invalid_parameter")
@@ -269,7 +269,7 @@ def test_refused(app: App, field: str, value: object) -> None:
     assert not app.painter.requests
 
 
-def test_bodies(app: App) -> None:
+def test_damaged_bodies_are_refused(app: App) -> None:
     """Damaged bodies and pictures are refused as everywhere."""
     check_shape(app.client.post(IMG2IMG, data={"prompt": "a rose"}), 415, "unsupported_media_type")
     headers = {"Content-Type": "application/json"}
@@ -307,7 +307,7 @@ LISTS = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_lists(app: App, name: str) -> None:
+def test_lists_that_clients_ask_for_have_its_shape(app: App, name: str) -> None:
     """What clients ask before they paint is answered in the web UI's shape."""
     response = app.client.get(f"/sdapi/v1/{name}")
     assert response.status_code == 200, response.text
@@ -350,7 +350,7 @@ def test_memory_is_this_machines(app: App) -> None:
     }
 
 
-def test_options(app: App) -> None:
+def test_options_show_what_is_served_and_refuse_all_else(app: App) -> None:
     """Options show what is served; setting them to just that is done, setting anything else is refused by name."""
     options = app.client.get("/sdapi/v1/options").json()
     assert (options["sd_model_checkpoint"], options["samples_format"]) == ("demo", "png")
@@ -446,7 +446,7 @@ def test_without_keys_a_caller_is_an_address(app: App) -> None:
     check_shape(held.response, 499, "cancelled")
 
 
-def test_keys() -> None:
+def test_keys_are_asked_for() -> None:
     """Keys are asked for here as everywhere."""
     with make_app(api_keys="secret-key") as app:
         check_shape(call(app), 401, "unauthorized")
@@ -455,7 +455,7 @@ def test_keys() -> None:
 
 
 @pytest.mark.contract
-def test_webuiapi(server: Served) -> None:
+def test_webuiapi_needs_nothing_but_the_address(server: Served) -> None:
     """The client ``webuiapi`` paints with nothing changed but the address."""
     import webuiapi
 

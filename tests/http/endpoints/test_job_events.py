@@ -1,10 +1,8 @@
 """``/sd-inpaint/jobs/{id}/events``: what a reader of the stream is told."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +10,8 @@ from sd_inpaint.errors import JobNotFoundError
 from sd_inpaint.http.endpoints import job_events
 from sd_inpaint.http.endpoints.jobs import describe
 from sd_inpaint.http.wire import sse
-from tests.http.endpoints.test_jobs import JobsApp, make_jobs_app
+from tests.support.events import read_events
+from tests.support.jobs import JobsApp, make_jobs_app
 
 
 @pytest.fixture
@@ -22,17 +21,7 @@ def app(tmp_path: Path) -> Iterator[JobsApp]:
         yield made
 
 
-def read_events(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Parses an event stream as a browser does: (event, data) of each, ids noted under ``"id:"``."""
-    found = []
-    for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
-        if "data" in fields:
-            found.append((fields["event"], {"id:": fields.get("id"), **json.loads(fields["data"])}))
-    return found
-
-
-def test_events(app: JobsApp) -> None:
+def test_stream_tells_progress_and_ends_with_the_job(app: JobsApp) -> None:
     """The stream tells progress in order, shows previews, ends with the job, and then with 204 for who has seen it."""
     address = app.accept(num_inference_steps="60")
     response = app.get(address + "/events")

@@ -1,6 +1,5 @@
 """``/sd-inpaint/jobs``: requests → status, headers, body, events."""
 
-import contextlib
 import json
 import re
 import secrets
@@ -14,48 +13,12 @@ from PIL import Image
 
 from sd_inpaint.errors import InvalidOutputError
 from sd_inpaint.http.endpoints.jobs import JOBS
-from tests.support.edge import INPAINT, KEYS, ORIGIN, App, check_shape, connect, form, make_app
+from tests.support.edge import INPAINT, KEYS, ORIGIN, check_shape, connect, form
+from tests.support.jobs import JobsApp, make_jobs_app
 from tests.support.pictures import SIZE, hole, opened, photo, written
-from tests.support.real_time import SlowPainter, wait_for
+from tests.support.real_time import wait_for
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00")
-
-
-class JobsApp(App):
-    """The edge, the real runner and store, and a painter whose device only takes its time; or what ``--url`` names."""
-
-    def painted(self) -> int:
-        """How many jobs have begun, or wait, so far."""
-        queue = self.get("/sd-inpaint/info").json()["queue"]
-        return int(queue["jobs"] + sum(queue["outcomes"].values()))
-
-    def post(self, headers: dict[str, str] | None = None, **changes: Any) -> Any:
-        """Posts a job that is good but for ``changes``."""
-        return self.client.post(JOBS, headers=headers, **form(**changes))
-
-    def accept(self, headers: dict[str, str] | None = None, **changes: Any) -> str:
-        """Posts a job that is accepted; gives its address."""
-        response = self.post(headers, **changes)
-        assert response.status_code == 202, response.text
-        return str(response.headers["location"])
-
-    def get(self, address: str, **headers: str) -> Any:
-        """Reads one address."""
-        return self.client.get(address, headers=headers)
-
-    def wait_ended(self, address: str) -> dict[str, Any]:
-        """Waits until a job has ended; gives its last description."""
-        wait_for(lambda: self.get(address).json()["state"] in ("done", "failed", "cancelled"))
-        body: dict[str, Any] = self.get(address).json()
-        return body
-
-
-@contextlib.contextmanager
-def make_jobs_app(folder: Path, **settings: Any) -> Iterator[JobsApp]:
-    """Serves the edge with jobs in ``folder``."""
-    with make_app(painter=SlowPainter, state_dir=folder, **settings) as app:
-        assert app.painter.engine.wait_loaded(20)
-        yield JobsApp(app.client, app.painter, app.runner)
 
 
 @pytest.fixture
@@ -70,7 +33,7 @@ def app(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[JobsApp]:
 
 
 @pytest.mark.contract
-def test_job(app: JobsApp) -> None:
+def test_job_is_accepted_and_ends_with_the_plain_result(app: JobsApp) -> None:
     """A job is accepted with its address, ends done, and its result is what the plain request gives."""
     response = app.post(seed="7", region="full")
     assert response.status_code == 202
@@ -179,7 +142,7 @@ def test_failed_job(app: JobsApp) -> None:
     assert app.get(address + "/events").text.rstrip().endswith(f'"error": {json.dumps(error)}}}')
 
 
-def test_cancel(app: JobsApp) -> None:
+def test_delete_cancels_a_running_job(app: JobsApp) -> None:
     """DELETE cancels, again and again; the job says so and has no result."""
     address = app.accept(num_inference_steps="150")
     for _ in range(2):
@@ -193,7 +156,7 @@ def test_cancel(app: JobsApp) -> None:
 
 
 @pytest.mark.contract
-def test_delete(app: JobsApp) -> None:
+def test_delete_removes_a_job_that_is_done(app: JobsApp) -> None:
     """DELETE of a job that is done deletes it with its result, again and again."""
     address = app.accept()
     app.wait_ended(address)
@@ -203,7 +166,7 @@ def test_delete(app: JobsApp) -> None:
         check_shape(app.get(address + suffix), 404, "job_not_found")
 
 
-def test_expiry(tmp_path: Path) -> None:
+def test_result_expires(tmp_path: Path) -> None:
     """A result is kept for as long as the operator says."""
     with make_jobs_app(tmp_path, result_ttl_seconds=0.5) as app:
         address = app.accept()
@@ -274,7 +237,7 @@ def test_full_queue(tmp_path: Path) -> None:
 
 
 @pytest.mark.contract
-def test_idempotency(app: JobsApp) -> None:
+def test_one_key_with_one_request_is_one_job(app: JobsApp) -> None:
     """One key with one request is one job, done or not; with another request it is refused."""
     # A server may know keys of an hour ago.
     key = f"k{secrets.token_hex(8)}"
@@ -310,7 +273,7 @@ def test_odd_idempotency_keys(app: JobsApp, key: bytes) -> None:
     ("suffix", "allowed"),
     [("", "POST"), ("/x", "DELETE, GET, HEAD"), ("/x/result", "GET, HEAD"), ("/x/events", "GET, HEAD")],
 )
-def test_methods(app: JobsApp, suffix: str, allowed: str) -> None:
+def test_other_methods_are_refused_with_what_is_served(app: JobsApp, suffix: str, allowed: str) -> None:
     """Other methods are a 405 that says what is served; OPTIONS and preflights say it too."""
     refused = app.client.put(JOBS + suffix)
     check_shape(refused, 405, "method_not_allowed")
@@ -332,7 +295,7 @@ def test_browsers_may_read_the_address(app: JobsApp) -> None:
 
 
 @pytest.mark.contract
-def test_head(app: JobsApp) -> None:
+def test_head_has_gets_headers_and_no_body(app: JobsApp) -> None:
     """HEAD answers with GET's headers and without a body, also on the stream of an unfinished job."""
     address = app.accept(num_inference_steps="150")
     for suffix, media_type in [("", "application/json"), ("/events", "text/event-stream; charset=utf-8")]:
@@ -351,7 +314,7 @@ def test_state_that_cannot_be_kept(tmp_path: Path) -> None:
         assert app.client.post(INPAINT, **form()).status_code == 200
 
 
-def test_defect(app: JobsApp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defect_says_nothing_of_itself(app: JobsApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """A defect is a 500 in the one shape, without a word of what it is."""
 
     def broken(identity: str) -> None:
@@ -362,7 +325,7 @@ def test_defect(app: JobsApp, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.contract
-def test_openapi(app: JobsApp) -> None:
+def test_description_has_every_path_of_jobs(app: JobsApp) -> None:
     """The description has every path of jobs, with the plain request's form."""
     paths = app.get("/docs.json").json()["paths"]
     assert {path: set(item) for path, item in paths.items() if path.startswith(JOBS)} == {

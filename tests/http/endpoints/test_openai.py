@@ -47,7 +47,7 @@ def check_refusal(response: Any, status: int, code: str, param: str | None = Non
     return str(error["message"])
 
 
-def test_edit(app: App) -> None:
+def test_transparent_part_is_repainted(app: App) -> None:
     """The transparent part of the mask is repainted, and nothing else; the answer tells seed, size and format."""
     response = edit(app, seed="7")
     (painted,) = pictures(response)
@@ -122,14 +122,14 @@ def test_output_format(app: App, output_format: str) -> None:
         ({"moderation": "low"}, "moderation"),
     ],
 )
-def test_refused(app: App, texts: dict[str, str], param: str) -> None:
+def test_what_cannot_be_done_is_refused_by_name(app: App, texts: dict[str, str], param: str) -> None:
     """What cannot be done here is refused by name, not passed over."""
     message = check_refusal(edit(app, **texts), 400, "invalid_parameter", param)
     assert param in message
     assert not app.painter.requests
 
 
-def test_files(app: App) -> None:
+def test_one_picture_under_either_name(app: App) -> None:
     """One picture, under either name; damaged and mismatching ones are refused as everywhere."""
     mask = transparent(hole())
     pictures(edit(app, {"image[]": written(photo()), "mask": mask}))
@@ -142,7 +142,7 @@ def test_files(app: App) -> None:
     check_refusal(app.client.post(EDITS, json={"prompt": "a rose"}), 415, "unsupported_media_type")
 
 
-def test_trouble(app: App) -> None:
+def test_trouble_has_status_headers_and_the_dialects_shape(app: App) -> None:
     """A full queue and a failure have their status, their headers and the dialect's shape."""
     app.painter.refusal = QueueFullError("The queue is full.", retry_after_seconds=30)
     response = edit(app)
@@ -166,7 +166,7 @@ def events(response: Any) -> list[dict[str, Any]]:
     return found
 
 
-def test_stream(app: App) -> None:
+def test_stream_ends_with_the_picture(app: App) -> None:
     """A stream ends with the picture that is the answer otherwise, one event for each."""
     first, second = events(edit(app, stream="true", seed="7", n="2", output_format="webp", quality="low"))
     assert (first["type"], first["seed"], second["seed"]) == ("image_edit.completed", 7, 8)
@@ -192,7 +192,7 @@ def test_stream_in_trouble(app: App) -> None:
     assert "secret" not in response.text
 
 
-def test_models(app: App) -> None:
+def test_the_one_model_is_listed(app: App) -> None:
     """The one model is listed."""
     (model,) = app.client.get("/v1/models").json()["data"]
     assert model["id"] == "demo"
@@ -220,7 +220,7 @@ def test_refusals_of_the_edge_have_openais_shape(
     assert response.headers["cache-control"] == "no-store"
 
 
-def test_keys() -> None:
+def test_keys_are_asked_for() -> None:
     """Keys are asked for here as everywhere, as OpenAI's clients send them."""
     with make_app(api_keys="secret-key") as app:
         assert edit(app).status_code == 401
@@ -252,7 +252,7 @@ def test_openai_client(server: Served) -> None:
             prompt="a rose",
             stream=True,
             partial_images=2,
-            extra_body={"num_inference_steps": 40, "seed": 1, "region": "mask"},
+            extra_body={"num_inference_steps": 20, "seed": 1, "region": "mask"},
         )
         *partials, completed = list(stream)
         assert [each.type for each in (*partials, completed)][-1] == "image_edit.completed"

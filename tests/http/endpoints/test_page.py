@@ -33,7 +33,7 @@ SECONDS = 60_000
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_files(app: App, path: str) -> None:
+def test_every_file_is_served_and_loads_nothing_from_elsewhere(app: App, path: str) -> None:
     """Each file is there, as what it is, and may load nothing from elsewhere."""
     response = app.client.get(path)
     assert response.status_code == 200
@@ -126,7 +126,7 @@ def visit(chromium: Any, server: Server) -> Iterator[Visit]:
 
 
 @pytest.mark.slow
-def test_paint(visit: Visit) -> None:
+def test_picture_stroke_and_prompt_give_a_result(visit: Visit) -> None:
     """A picture, a stroke and a prompt give a picture of the same size that is new under the stroke, and only there."""
     visit.page.set_input_files("#file", PHOTO)
     visit.ask(prompt="a beautiful red rose")
@@ -204,7 +204,7 @@ def test_reload_and_cancel(visit: Visit) -> None:
 
 
 @pytest.mark.slow
-def test_refusal(visit: Visit, tmp_path: Path) -> None:
+def test_refusals_are_shown_in_the_services_words(visit: Visit, tmp_path: Path) -> None:
     """What the service refuses is said in its own words, a file that nobody can show included."""
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no picture")

@@ -8,9 +8,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sd_inpaint.errors import QueueFullError
 from sd_inpaint.http.middleware.body_limit import HELD_BODIES, BodyLimit
-from tests.support.edge import INPAINT, App, check_shape, form, make_app
+from tests.support.edge import INPAINT, ORIGIN, App, check_shape, form, make_app
 
-ORIGIN = {"Origin": "https://app.example"}
 LIMIT = 20_000
 
 

@@ -62,7 +62,7 @@ ACCEPT = [
 
 
 @pytest.mark.parametrize(("accept", "chosen"), ACCEPT)
-def test_accept(accept: str | None, chosen: str) -> None:
+def test_best_liked_format_is_written_else_png(accept: str | None, chosen: str) -> None:
     """A format that is named and liked better than all else is written; else PNG, unless it is refused."""
     assert choose_media_type(accept, OFFERED) == chosen
 

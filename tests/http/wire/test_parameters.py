@@ -16,7 +16,7 @@ from sd_inpaint.http.wire.parameters import (
 from sd_inpaint.schema import InpaintParameters
 
 
-def test_defaults() -> None:
+def test_defaults_are_the_guides() -> None:
     """A form with a prompt only has the API guide's defaults."""
     got = read_parameters({"prompt": "a rose"})
     guide = {"negative_prompt": "", "num_inference_steps": 50, "guidance_scale": 7.5, "seed": 42}
