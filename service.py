@@ -14,8 +14,10 @@ from starlette.requests import Request
 from sd_inpaint.errors import SettingsError
 from sd_inpaint.http.application import Application
 from sd_inpaint.http.bento import docs
+from sd_inpaint.http.bento.address import check_address
 from sd_inpaint.http.bento.declarations import InpaintForm, NoInput
-from sd_inpaint.http.bento.internals import OpenAPISpecification
+from sd_inpaint.http.bento.internals import OpenAPISpecification, listening_host
+from sd_inpaint.http.bento.metrics_folder import separate_metrics
 from sd_inpaint.http.middleware.routing import Unlabel
 from sd_inpaint.http.wire.forms import UPLOAD_SECONDS
 from sd_inpaint.http.wire.paths import A1111, OPENAI
@@ -33,6 +35,7 @@ def declare(application: Application) -> bentoml.Service[Any]:
 
         def to_asgi(self, is_main: bool = True) -> Starlette:
             """Makes the application that is served."""
+            application.prepare_process()
             app = super().to_asgi(is_main)
             app.router.routes.insert(0, docs.docs_route(lambda: self.openapi_spec))
             return application.surround(app)
@@ -45,7 +48,7 @@ def declare(application: Application) -> bentoml.Service[Any]:
     @bentoml.service(
         name="SDInpaint",
         service_class=SurroundedService,
-        http={"port": 8000},
+        http={"port": 8000, "host": application.settings.host},
         # For gateways that read it; the server's own time-out is taken out (http/application.py).
         # The default, since this stands in bento.yaml too, where the builder's own setting has no business.
         traffic={"timeout": UPLOAD_SECONDS + Settings.model_fields["deadline_seconds"].default},
@@ -85,11 +88,15 @@ def declare(application: Application) -> bentoml.Service[Any]:
     return SDInpaint
 
 
-def _read_settings() -> Settings:
+def _make_application() -> Application:
     try:
-        return Settings.read()
+        settings = Settings.read()
+        host = listening_host(settings.host)
+        check_address(host, settings)
     except SettingsError as error:
         raise SystemExit(f"sd-inpaint cannot start. {error}") from None
+    separate_metrics()
+    return Application(settings, host=host)
 
 
-SDInpaint = declare(Application(_read_settings()))
+SDInpaint = declare(_make_application())

@@ -36,7 +36,10 @@
 ``str(error)`` is one sentence that is safe to show to a caller. HTTP statuses are in a table, ``http/wire/errors.py``.
 """
 
+import re
 from typing import ClassVar
+
+_FOLDERS = re.compile(r"(?<![\w.:/])~?(?:/[^\s/'\"]+)+/(?=[^\s/])")
 
 
 class InpaintError(Exception):
@@ -250,3 +253,8 @@ class WeightsError(MachineError):
     """The weights are missing, refused, or not the expected ones; raised at load."""
 
     code = "invalid_weights"
+
+
+def without_folders(text: str) -> str:
+    """Returns a message for callers: of each path of this server, only the last part."""
+    return _FOLDERS.sub("", text)

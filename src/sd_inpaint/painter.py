@@ -157,7 +157,7 @@ class Painter:
         unknown = ("revision", "device", "dtype", "native_size", "max_batch", "max_canvas_pixels", "files")
         return {
             "version": __version__,
-            "model": settings.model,
+            "model": settings.model_name,
             "status": str(self.engine.state),
             **{name: loaded.get(name) for name in unknown},
             "queue": {

@@ -1,7 +1,9 @@
 """An operator's settings: ``LOAD_SD_INPAINT`` and ``SD_INPAINT_*``, from the environment and from ``.env``."""
 
+import ipaddress
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -32,6 +34,17 @@ _POSTGRES_URL = re.compile(
 """RFC 3986, as far as libpq reads it."""
 
 _PATH = re.compile(r"(?=.{1,256}$)(?:/(?!\.{1,2}(?:/|$))[\w.~@%+-]+)+/?", re.ASCII)
+
+
+def cache_folder() -> Path:
+    """Returns the folder in the user's cache where this service keeps what outlives it, unless it is told of another.
+
+    Raises:
+        RuntimeError: If the user has no home.
+    """
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache) / "sd-inpaint"
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "sd-inpaint"
 
 
 class Settings(BaseSettings):
@@ -107,8 +120,34 @@ class Settings(BaseSettings):
     state_url: SecretStr | None = None
     """PostgreSQL database for accepted jobs and their results, instead of a folder; replicas can share it."""
 
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = ("*",)
-    """Origins that browsers may call from, comma-separated; ``*`` allows any, empty allows none."""
+    host: str = "127.0.0.1"
+    """IP address to listen on, where ``bentoml serve`` is given none; ``0.0.0.0`` is all of this machine's."""
+
+    allow_open: bool = False
+    """True starts also where other machines can reach the server and no key is needed."""
+
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names that requests may address this server by, comma-separated, beside IP addresses and private names. If
+    empty, a server with keys takes any name."""
+
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses and networks whose ``X-Forwarded-For`` names the caller, comma-separated."""
+
+    max_connections: int = Field(default=1000, ge=8)
+    """Connections at once; one more takes the place of one without a request, or is refused."""
+
+    max_connections_per_address: int = Field(default=500, ge=4)
+    """The same of one address, trusted proxies apart."""
+
+    header_seconds: float = Field(default=10.0, gt=0)
+    """How long a request's header may take to arrive."""
+
+    min_body_rate: float = Field(default=1024.0, ge=0)
+    """Least bytes of a body a second, over ten seconds; slower ones are answered 408. 0 waits for any."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ("auto",)
+    """Origins whose pages may call, comma-separated; ``*`` allows any, empty none. ``auto`` is any if a key is needed,
+    else those on the browser's own machine."""
 
     root_path: str | None = None
     """Path below which a proxy serves this, such as ``/paint``; unset takes each request's ``X-Forwarded-Prefix``."""
@@ -123,6 +162,12 @@ class Settings(BaseSettings):
     """False leaves the parameters and the provenance out of result files."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def model_name(self) -> str:
+        """The model as callers see it: the setting, or a folder's last part."""
+        is_folder = Path(self.model).expanduser().is_absolute() or self.model.startswith(".")
+        return Path(self.model).name or "model" if is_folder else self.model
 
     @field_validator("device")
     @classmethod
@@ -141,6 +186,20 @@ class Settings(BaseSettings):
             )
         return url
 
+    @field_validator("host")
+    @classmethod
+    def _is_an_address(cls, host: str) -> str:
+        if not _is_network(host) or "/" in host:
+            raise PydanticCustomError("host", "must be an IP address, such as 127.0.0.1 or 0.0.0.0")
+        return host
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_is_network, proxies)):
+            raise PydanticCustomError("trusted_proxies", "must be IP addresses or networks, such as 10.0.0.0/8")
+        return proxies
+
     @field_validator("root_path")
     @classmethod
     def _is_a_path(cls, path: str | None) -> str | None:
@@ -150,7 +209,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("root_path", "must be a path that begins with a slash, such as /paint")
         return path
 
-    @field_validator("cors_origins", "api_keys", mode="before")
+    @field_validator("cors_origins", "api_keys", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -174,6 +233,14 @@ class Settings(BaseSettings):
         except ValidationError as error:
             problems = "; ".join(f"{_shown(_setting_name(e['loc']), e['input'])}: {e['msg']}" for e in error.errors())
             raise SettingsError(f"Invalid setting: {problems}.") from error
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def is_path(text: str) -> bool:

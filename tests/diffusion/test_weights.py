@@ -42,7 +42,7 @@ def test_folder_loads_and_knows_what_it_holds(folder: Path) -> None:
     assert backend.limits.stride == 4
 
 
-def test_autoencoder_is_of_the_class_that_its_config_names(folder: Path) -> None:
+def test_autoencoder_is_of_the_class_that_its_config_names(folder: Path, tmp_path: Path) -> None:
     """Diffusers' inpainting pipeline knows two classes; any other is refused by its name."""
     vae = make_fitting_vae()
     vae.save_pretrained(folder / "vae")
@@ -52,7 +52,7 @@ def test_autoencoder_is_of_the_class_that_its_config_names(folder: Path) -> None
     config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
     (folder / "vae" / "config.json").write_text(json.dumps(config | {"_class_name": "VQModel"}), "utf-8")
     with pytest.raises(WeightsError, match="VQModel"):
-        load(folder)
+        load(folder, state_dir=tmp_path / "other")
 
 
 def test_embedded_model_loads_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,6 +97,45 @@ def test_damaged_file_is_named(folder: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"unet/diffusion_pytorch_model\.safetensors is damaged"):
         load(folder)
+
+
+def test_folder_must_stay_what_was_first_loaded(folder: Path, tmp_path: Path) -> None:
+    """A folder without a manifest is held to what it was at its first load, until the operator says otherwise."""
+    load(folder, state_dir=tmp_path / "state")
+    load(folder, state_dir=tmp_path / "state")
+    path = weights_path(folder)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"unet/diffusion_pytorch_model\.safetensors is not what it was") as refused:
+        load(folder, state_dir=tmp_path / "state")
+    (manifest,) = (tmp_path / "state" / "weights").iterdir()
+    assert str(manifest) in str(refused.value)
+    manifest.unlink()
+    load(folder, state_dir=tmp_path / "state")
+
+
+def test_what_never_loaded_is_not_remembered(folder: Path, tmp_path: Path) -> None:
+    """A folder that did not load may be repaired."""
+    config = folder / "vae" / "config.json"
+    content = config.read_text("utf-8")
+    config.write_text(json.dumps(json.loads(content) | {"_class_name": "VQModel"}), "utf-8")
+    with pytest.raises(WeightsError, match="VQModel"):
+        load(folder, state_dir=tmp_path / "state")
+    config.write_text(content, "utf-8")
+    load(folder, state_dir=tmp_path / "state")
+
+
+def test_state_that_cannot_be_written_keeps_no_model_from_loading(folder: Path, tmp_path: Path) -> None:
+    """Where no checksums can be kept, the model still loads."""
+    (tmp_path / "file").write_bytes(b"")
+    load(folder, state_dir=tmp_path / "file")
+
+
+def test_demo_model_has_a_manifest() -> None:
+    """Each file of the embedded model that is loaded is listed, so that damage is noticed."""
+    source = sources.locate(Settings(model="demo"))
+    assert sources.read_manifest(source.folder) == sources.verify(source).files
 
 
 def test_file_that_the_manifest_lists_must_be_there(folder: Path) -> None:

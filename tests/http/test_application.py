@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.support.edge import make_app
+from tests.support.edge import App, make_app
 from tests.support.repository import ROOT
 
 
@@ -13,7 +13,9 @@ def test_timeout_middleware_is_gone() -> None:
     """BentoML's time-out would leave callers hanging when something breaks, so it must not be there."""
     with make_app() as app:
         stack = [middleware.cls.__name__ for middleware in app.client.app.user_middleware]  # type: ignore[attr-defined]
-    assert stack[:7] == ["AccessLog", "Cors", "PathPrefix", "BodyLimit", "ErrorShape", "Routing", "ApiKeys"]
+    edge = ["UnreadBody", "AccessLog", "Cors", "PathPrefix", "BodyLimit", "ErrorShape", "Hosts", "Origins", "Routing"]
+    assert stack[: len(edge)] == edge
+    assert stack[len(edge)] == "ApiKeys"
     assert "TimeoutMiddleware" not in stack
     assert stack.count("Unlabel") == 1
 
@@ -41,3 +43,9 @@ def test_import_loads_no_torch(loaded: set[str]) -> None:
 def test_import_loads_no_databases_client(loaded: set[str]) -> None:
     """PostgreSQL's client is loaded only where a database is set."""
     assert "psycopg" not in loaded
+
+
+def test_answers_are_what_they_say(app: App) -> None:
+    """No browser takes a result or an error for a page, whatever its bytes look like."""
+    for response in (app.post(), app.post(seed="x"), app.client.get("/nothing"), app.client.get("/")):
+        assert response.headers.get_list("x-content-type-options") == ["nosniff"]

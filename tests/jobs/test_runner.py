@@ -274,7 +274,7 @@ def test_no_store(tmp_path: Path) -> None:
             lambda: process.runner.cancel("x"),
         ]
         for call in refusals:
-            with pytest.raises(StateUnavailableError, match="file"):
+            with pytest.raises(StateUnavailableError, match="SD_INPAINT_STATE_DIR"):
                 call()
         request: InpaintRequest = submission().decode()
         assert asyncio.run(process.painter.paint(request)).steps == 2

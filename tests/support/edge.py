@@ -21,7 +21,9 @@ from tests.support.pictures import hole, photo, written
 
 INPAINT = "/sd-inpaint/inpaint"
 HEALTH = "/sd-inpaint/health"
-ORIGIN = {"Origin": "https://app.example"}
+ORIGIN = {"Origin": "http://localhost:3000"}
+"""A page that the browser's own machine serves."""
+
 PREFLIGHT = {**ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
 KEYS = ("first-key", "zweiter-schlüssel")
 

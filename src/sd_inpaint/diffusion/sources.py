@@ -79,6 +79,11 @@ class Source:
     revision: str | None = None
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing came along that says what its files should be: neither a commit nor a manifest."""
+        return self.revision is None and not (self.folder / CHECKSUMS).is_file()
+
 
 def locate(settings: Settings) -> Source:
     """Returns the configured model's folder, downloading it if that is needed and allowed.
@@ -221,7 +226,12 @@ def read_manifest(folder: Path) -> dict[str, str]:
     path = folder / CHECKSUMS
     if not path.is_file():
         return {}
-    lines = (line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines() if line.strip())
+    return parse_manifest(path.read_text("utf-8"))
+
+
+def parse_manifest(text: str) -> dict[str, str]:
+    """Gives path → SHA-256 from what ``sha256sum`` wrote."""
+    lines = (line.split(maxsplit=1) for line in text.splitlines() if line.strip())
     return {name.strip().removeprefix("*").removeprefix("./"): digest for digest, name in lines}
 
 

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from sd_inpaint.diffusion.denoiser import Denoiser
 from sd_inpaint.diffusion.devices import Device, choose_device, choose_max_batch, choose_max_canvas_pixels
+from sd_inpaint.diffusion.first_load import check_first_load, remember_first_load
 from sd_inpaint.diffusion.model import TorchModel
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import name_of
@@ -36,8 +37,10 @@ def load(settings: Settings) -> Denoiser:
     """
     device = choose_device(settings)
     source = verify(locate(settings))
+    check_first_load(source, settings)
     model = _load_model(source, device, allow_pickle=settings.allow_pickle)
     safety_checker = _load_safety_checker(source, device, settings)
+    remember_first_load(source, settings)
     max_canvas_pixels = choose_max_canvas_pixels(settings.max_canvas_pixels, device, fits_to_kept=model.fits_to_kept)
     native_pixels = (model.sample_size * model.stride) ** 2
     max_batch = choose_max_batch(settings.max_batch, device, native_pixels)

@@ -21,6 +21,7 @@ from sd_inpaint.errors import (
     ModelFailedError,
     ModelLoadingError,
     ShuttingDownError,
+    without_folders,
 )
 
 logger = logging.getLogger("bentoml.sd_inpaint.engine")
@@ -133,7 +134,7 @@ class Engine:
             self.backend = self._load()
             self._loop = DeviceLoop(self.backend, self._make_queue(Pace(self.backend.seconds_per_megapixel_pass)))
         except InpaintError as error:
-            self.reason = str(error)
+            self.reason = without_folders(str(error))
             logger.error("The model could not be loaded. %s", error)
         except Exception as error:
             self.reason = f"{type(error).__name__} while loading; see the server log."

@@ -1,15 +1,20 @@
 """Everything that serves, made of the operator's settings: what answers, what surrounds it, start, drain and stop."""
 
 import logging
+import warnings
 from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from sd_inpaint.engine.lifecycle import EngineState
+from sd_inpaint.http.bento.address import log_address
+from sd_inpaint.http.bento.connections import ConnectionLimits, Connections
 from sd_inpaint.http.bento.draining import drain_before_exit
-from sd_inpaint.http.bento.internals import TimeoutMiddleware
+from sd_inpaint.http.bento.internals import TimeoutMiddleware, install_protocol, trust_proxies
 from sd_inpaint.http.bento.metrics import QueueMetrics
+from sd_inpaint.http.bento.process import RESERVED_FILES, bound_malloc_arenas, raise_file_limit
+from sd_inpaint.http.bento.protocol import serving_protocol
 from sd_inpaint.http.endpoints.a1111.dialect import A1111
 from sd_inpaint.http.endpoints.health import Health
 from sd_inpaint.http.endpoints.inpainting import Inpainting
@@ -21,10 +26,13 @@ from sd_inpaint.http.endpoints.preview import Preview
 from sd_inpaint.http.middleware.access_log import AccessLog
 from sd_inpaint.http.middleware.api_keys import ApiKeys
 from sd_inpaint.http.middleware.body_limit import BodyLimit
-from sd_inpaint.http.middleware.cors import Cors
+from sd_inpaint.http.middleware.client_address import Proxies
+from sd_inpaint.http.middleware.cors import AllowedOrigins, Cors
 from sd_inpaint.http.middleware.error_shape import ErrorShape
+from sd_inpaint.http.middleware.origins import Hosts, Origins
 from sd_inpaint.http.middleware.path_prefix import PathPrefix
 from sd_inpaint.http.middleware.routing import Routing
+from sd_inpaint.http.middleware.unread_body import UnreadBody
 from sd_inpaint.http.wire.paths import PROBES
 from sd_inpaint.jobs.job import JobStore
 from sd_inpaint.jobs.runner import JobRunner
@@ -39,6 +47,7 @@ class Application:
 
     Args:
         settings: The operator's.
+        host: The IP address that is served; None where it is not known, as in tests.
         make_painter: Makes the painter of settings and a place to work on pictures.
 
     Attributes:
@@ -53,10 +62,15 @@ class Application:
     """
 
     def __init__(
-        self, settings: Settings, *, make_painter: Callable[[Settings, PictureWork], Painter] = Painter
+        self,
+        settings: Settings,
+        *,
+        host: str | None = None,
+        make_painter: Callable[[Settings, PictureWork], Painter] = Painter,
     ) -> None:
         work = PictureWork()
         self.settings = settings
+        self._host = host
         self.painter = make_painter(settings, work)
         self.runner = JobRunner(self.painter, work, settings, lambda: open_store(settings))
         self._metrics = QueueMetrics(self.painter.engine)
@@ -79,6 +93,9 @@ class Application:
         logging.getLogger("bentoml.sd_inpaint").setLevel(self.settings.log_level.upper())
         # It warns of each malformed body, with pieces of it; the caller gets the reason, the access log the status.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
+        # A file can have it warn 120,000 times.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        log_address(self._host, self.settings)
         self.painter.start()
         self.runner.start()
         self._metrics.start()
@@ -89,11 +106,30 @@ class Application:
         self._drain(0.0)
         self._metrics.stop()
 
+    @property
+    def _checks_hosts(self) -> bool:
+        # Where a key is needed, a page that poses as this server gains nothing.
+        return not self.settings.api_keys or bool(self.settings.allowed_hosts)
+
     def _drain(self, seconds: float) -> None:
         # The painter finishes its pictures, then the runner saves their outcomes.
         self.runner.drain()
         self.painter.stop(seconds)
         self.runner.stop()
+
+    def prepare_process(self) -> None:
+        """Sets what this process needs before its server starts: its protocol, open files, memory."""
+        settings = self.settings
+        bound_malloc_arenas()
+        limits = ConnectionLimits(
+            connections=min(settings.max_connections, raise_file_limit() - RESERVED_FILES),
+            per_address=settings.max_connections_per_address,
+            header_seconds=settings.header_seconds,
+            body_rate=settings.min_body_rate,
+            proxies=Proxies(settings.trusted_proxies),
+        )
+        trust_proxies(settings.trusted_proxies)
+        install_protocol(serving_protocol(Connections(limits)))
 
     def surround(self, app: Starlette) -> Starlette:
         """Puts what every request meets around BentoML's application, outermost first.
@@ -103,12 +139,16 @@ class Application:
         and it keeps a timer for each request until then. The engine has its own deadline.
         """
         settings = self.settings
+        origins = AllowedOrigins(settings.cors_origins, needs_key=bool(settings.api_keys))
         outermost_first = [
+            Middleware(UnreadBody),
             Middleware(AccessLog),
-            *([Middleware(Cors, origins=settings.cors_origins)] if settings.cors_origins else []),
+            *([Middleware(Cors, origins=origins)] if origins else []),
             Middleware(PathPrefix, routes=app.router.routes, setting=settings.root_path),
             Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
             Middleware(ErrorShape),
+            *([Middleware(Hosts, names=settings.allowed_hosts)] if self._checks_hosts else []),
+            Middleware(Origins, origins=origins),
             Middleware(Routing, routes=app.router.routes),
             Middleware(ApiKeys, keys=settings.api_keys, exempt=PROBES | FILES.keys()),
         ]

@@ -308,7 +308,7 @@ class JobRunner:
         try:
             try:
                 result = await run.painting
-                kept = await self._work.run(JobResult.of, result, self._settings.model)
+                kept = await self._work.run(JobResult.of, result, self._settings.model_name)
             except asyncio.CancelledError:
                 # Given back by this process; or cancelled, or taken over by another, and then it is theirs to write.
                 if run.is_given_back:

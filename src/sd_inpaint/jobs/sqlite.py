@@ -1,9 +1,8 @@
 """Accepted jobs on one machine: rows in SQLite, pictures in files beside it, shared by all processes of the machine."""
 
+import logging
 import math
-import os
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sd_inpaint.errors import StateUnavailableError
+from sd_inpaint.errors import StateUnavailableError, without_folders
 from sd_inpaint.jobs.files import ORPHAN_SECONDS, JobFiles
 from sd_inpaint.jobs.store import LEASE_SECONDS, Execute, SqlJobStore
+from sd_inpaint.settings import cache_folder
+
+logger = logging.getLogger("bentoml.sd_inpaint.jobs")
 
 BUSY_SECONDS: Final = 10.0
 """Processes take turns at writing, for a millisecond each."""
@@ -57,13 +59,17 @@ def default_folder() -> Path:
     Raises:
         StateUnavailableError: If the user has no home.
     """
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache) / "sd-inpaint"
     try:
-        home = Path.home()
+        return cache_folder()
     except RuntimeError as error:
         raise StateUnavailableError("This server's user has no home folder; set SD_INPAINT_STATE_DIR.") from error
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "sd-inpaint"
+
+
+def unavailable(folder: Path, error: Exception) -> StateUnavailableError:
+    """Makes the error that callers get; the folder's path goes to the log only."""
+    logger.error("Jobs cannot be stored in %s: %s", folder, error)
+    reason = (error.strerror if isinstance(error, OSError) else None) or without_folders(str(error))
+    return StateUnavailableError(f"Jobs cannot be stored in the folder of SD_INPAINT_STATE_DIR: {reason}.")
 
 
 class SqliteDatabase:
@@ -109,8 +115,7 @@ class SqliteDatabase:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            folder = str(self._path.parent)
-            raise StateUnavailableError(f"Jobs cannot be stored in {folder!r}: {error}.") from error
+            raise unavailable(self._path.parent, error) from error
 
     @contextmanager
     def reading(self) -> Iterator[Execute]:
@@ -183,7 +188,7 @@ class SqliteJobStore(SqlJobStore):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._files.make()
         except OSError as error:
-            raise StateUnavailableError(f"Jobs cannot be stored in {str(folder)!r}: {error}.") from error
+            raise unavailable(folder, error) from error
         database = SqliteDatabase(folder / "jobs.sqlite3", schema=_SCHEMA, version=SCHEMA_VERSION, clock=clock)
         super().__init__(database, self._files, result_ttl_seconds=result_ttl_seconds, lease_seconds=lease_seconds)
 

@@ -7,7 +7,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from sd_inpaint.errors import QueueFullError
-from sd_inpaint.http.middleware.body_limit import HELD_BODIES, BodyLimit
+from sd_inpaint.http.middleware.body_limit import HELD_BODIES, HELD_BODIES_PER_ADDRESS, BodyLimit
 from tests.support.edge import INPAINT, ORIGIN, App, check_shape, form, make_app
 
 LIMIT = 20_000
@@ -30,7 +30,7 @@ def test_body_up_to_the_limit() -> None:
                 if status == 413:
                     assert check_shape(response, 413, "body_too_large")["max_bytes"] == LIMIT
                     assert response.headers["connection"] == "close"
-                    assert response.headers["access-control-allow-origin"] == "*"
+                    assert response.headers["access-control-allow-origin"] == ORIGIN["Origin"]
         assert app.post().status_code == 200
 
 
@@ -77,6 +77,41 @@ def test_bodies_held_at_once() -> None:
         return outcomes
 
     assert asyncio.run(run()) == ["busy, 5 s", *["read"] * (HELD_BODIES + 1)]
+
+
+def test_bodies_of_one_address() -> None:
+    """One address has its share of the bodies that are held; another's are taken meanwhile."""
+
+    async def run() -> list[str]:
+        busy: list[str] = []
+        go_on = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await go_on.wait()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": bytes(1000)}
+
+        async def send(message: Message) -> None:
+            """Is never called."""
+
+        body_limit = BodyLimit(app, max_bytes=1000)
+
+        async def call(address: str) -> None:
+            try:
+                await body_limit({"type": "http", "headers": [], "client": (address, 1)}, receive, send)
+            except QueueFullError:
+                busy.append(address)
+
+        addresses = ["192.0.2.1"] * (HELD_BODIES_PER_ADDRESS + 1) + ["192.0.2.2"] * HELD_BODIES_PER_ADDRESS
+        callers = [asyncio.create_task(call(address)) for address in addresses]
+        await asyncio.sleep(0.01)
+        go_on.set()
+        await asyncio.gather(*callers, call("192.0.2.1"))
+        return busy
+
+    assert asyncio.run(run()) == ["192.0.2.1"]
 
 
 def test_upload_that_takes_too_long(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

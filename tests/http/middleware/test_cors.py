@@ -9,7 +9,7 @@ from sd_inpaint.errors import (
     DeadlineExceededError,
     QueueFullError,
 )
-from tests.support.edge import HEALTH, INPAINT, ORIGIN, PREFLIGHT, App, check_shape, form, make_app
+from tests.support.edge import HEALTH, INPAINT, KEYS, ORIGIN, PREFLIGHT, App, check_shape, form, make_app
 
 CORS_CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "result": ("POST", form(), 200),
@@ -26,7 +26,7 @@ def test_cors_headers_on_everything(app: App, name: str) -> None:
     method, arguments, status = CORS_CASES[name]
     response = app.client.request(method, INPAINT, headers=ORIGIN, **arguments)
     assert response.status_code == status
-    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["access-control-allow-origin"] == ORIGIN["Origin"]
     exposed = response.headers["access-control-expose-headers"].split(", ")
     assert {"X-Seed", "X-Model", "X-Steps", "X-Inference-Seconds", "X-Request-ID", "Retry-After", "X-Region"} <= {
         *exposed
@@ -47,7 +47,7 @@ def test_cors_headers_on_the_machine_s_errors(app: App, failure: Exception, stat
     app.painter.failure = failure
     response = app.post(ORIGIN)
     assert response.status_code == status
-    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["access-control-allow-origin"] == ORIGIN["Origin"]
 
 
 @pytest.mark.contract
@@ -56,7 +56,7 @@ def test_preflight_is_answered_on_every_path(app: App, path: str) -> None:
     """A preflight is answered on every path, whatever header the script wants to send."""
     response = app.client.options(path, headers=PREFLIGHT)
     assert response.status_code == 200
-    assert response.headers["access-control-allow-origin"] == "*"
+    assert response.headers["access-control-allow-origin"] == ORIGIN["Origin"]
     assert "POST" in response.headers["access-control-allow-methods"]
     assert response.headers["access-control-allow-headers"] == "x-api-key"
 
@@ -70,7 +70,7 @@ def test_preflight_while_the_queue_is_full_or_the_model_loads(app: App) -> None:
 
 def test_origins_can_be_limited() -> None:
     """Only origins that the operator names may read; others get an error in the one shape."""
-    with make_app(cors_origins=("https://app.example",)) as app:
+    with make_app(cors_origins=(ORIGIN["Origin"],)) as app:
         assert app.client.get(HEALTH, headers=ORIGIN).headers["access-control-allow-origin"] == ORIGIN["Origin"]
         other = {**PREFLIGHT, "Origin": "https://evil.example"}
         assert "access-control-allow-origin" not in app.client.get(HEALTH, headers=other).headers
@@ -84,3 +84,26 @@ def test_cors_can_be_off() -> None:
     with make_app(cors_origins=()) as app:
         assert "access-control-allow-origin" not in app.client.get(HEALTH, headers=ORIGIN).headers
         assert app.client.options(INPAINT, headers=PREFLIGHT).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin", "allowed"),
+    [
+        ({}, "http://localhost:3000", "http://localhost:3000"),
+        ({}, "https://[::1]:8443", "https://[::1]:8443"),
+        ({}, "http://app.localhost", "http://app.localhost"),
+        ({}, "http://127.0.0.1", "http://127.0.0.1"),
+        ({}, "https://app.example", None),
+        ({}, "http://localhost.evil.example", None),
+        ({}, "http://evil.example:localhost", None),
+        ({}, "null", None),
+        ({"api_keys": KEYS}, "https://app.example", "*"),
+        ({"cors_origins": ("*",)}, "https://app.example", "*"),
+        ({"cors_origins": ("auto", "https://app.example")}, "https://app.example", "https://app.example"),
+    ],
+)
+def test_origins_that_may_read(settings: dict[str, Any], origin: str, allowed: str | None) -> None:
+    """Without keys a page that this machine serves may call; with keys, or with ``*``, any page may."""
+    with make_app(**settings) as app:
+        answer = app.client.get(HEALTH, headers={"Origin": origin})
+        assert answer.headers.get("access-control-allow-origin") == allowed

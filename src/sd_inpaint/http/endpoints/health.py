@@ -29,7 +29,7 @@ class Health:
     async def get_health(self, request: Request) -> Response:
         """Answers 200 with the guide's three keys if a request would be taken now, else 503 with the reason."""
         engine = self._painter.engine
-        service = {"service": SERVICE, "model": self._settings.model}
+        service = {"service": SERVICE, "model": self._settings.model_name}
         error = engine.refusal()
         if error is None:
             return JSONResponse({"status": "healthy", **service}, headers=NO_STORE)

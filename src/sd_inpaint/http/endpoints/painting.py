@@ -32,7 +32,7 @@ class Painting:
     @property
     def model(self) -> str:
         """The model's name as callers know it."""
-        return self._settings.model
+        return self._settings.model_name
 
     def device_memory(self) -> dict[str, int] | None:
         """Returns the device's memory, as :meth:`~sd_inpaint.painter.Painter.device_memory`."""

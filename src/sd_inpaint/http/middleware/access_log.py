@@ -48,7 +48,10 @@ class AccessLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = own_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = own_id
+                # A result is never a page, whatever its bytes look like.
+                headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
         path, method = scope["path"], scope["method"]

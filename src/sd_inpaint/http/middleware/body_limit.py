@@ -1,10 +1,12 @@
 """How many bytes a body may have, and how many the server holds at once."""
 
-from anyio import move_on_after
-from starlette.datastructures import Headers, MutableHeaders
+from collections import Counter
+
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sd_inpaint.errors import BodyTooLargeError, InpaintError, MalformedBodyError, QueueFullError
+from sd_inpaint.http.middleware.client_address import client_address
 from sd_inpaint.http.wire.errors import error_response
 
 HELD_BODIES = 8
@@ -12,9 +14,8 @@ HELD_BODIES = 8
 
 BUSY_RETRY_SECONDS = 5
 
-LINGER_SECONDS = 5.0
-"""Closing a connection on a client that still sends resets it, and many clients then lose the answer. So what comes
-after a refusal is read and dropped for a moment, as nginx does (``lingering_close``), and not kept."""
+HELD_BODIES_PER_ADDRESS = 4
+"""Of these, that one address may have."""
 
 LENGTH_DIGITS = 18
 """A Content-Length of more digits is larger than any disk."""
@@ -27,6 +28,7 @@ class BodyLimit:
         self._app = app
         self._max_bytes = max_bytes
         self._held_bytes = 0
+        self._held_by_address: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one ASGI connection."""
@@ -36,10 +38,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         refusal = self._refusal(headers.get("content-length", "0"))
         if refusal is not None:
-            # A client that waits for "100 Continue" has sent nothing yet: to read would be to ask for it.
-            waits = headers.get("expect", "").lower() == "100-continue"
-            response = error_response(refusal, scope["path"])
-            await response(scope, receive, _Lingering(None if waits else receive, send).send)
+            await error_response(refusal, scope["path"])(scope, receive, send)
             return
         await self._count(scope, receive, send)
 
@@ -52,62 +51,37 @@ class BodyLimit:
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = 0
-        answer = send
+        address = client_address(scope)
 
         async def receive_counted() -> Message:
-            nonlocal size, answer
+            nonlocal size
             message = await receive()
             arrived = len(message.get("body", b""))
             size += arrived
             self._held_bytes += arrived
+            self._held_by_address[address] += arrived
             if size > self._max_bytes:
-                answer = _Lingering(receive if message.get("more_body", False) else None, send).send
                 raise self._too_large()
+            if address and self._held_by_address[address] > HELD_BODIES_PER_ADDRESS * self._max_bytes:
+                raise QueueFullError(
+                    "The server is already receiving too many uploads of yours.", retry_after_seconds=BUSY_RETRY_SECONDS
+                )
             if self._held_bytes > HELD_BODIES * self._max_bytes:
                 raise QueueFullError(
                     "The server is already receiving too many uploads.", retry_after_seconds=BUSY_RETRY_SECONDS
                 )
             return message
 
-        async def send_answer(message: Message) -> None:
-            await answer(message)
-
         try:
-            await self._app(scope, receive_counted, send_answer)
+            await self._app(scope, receive_counted, send)
         finally:
             self._held_bytes -= size
+            self._held_by_address[address] -= size
+            if not self._held_by_address[address]:
+                del self._held_by_address[address]
 
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(
             f"The request body is larger than the {self._max_bytes} bytes that this server accepts.",
             max_bytes=self._max_bytes,
         )
-
-
-class _Lingering:
-    """Sends a refusal whole, drops what the client still sends for a moment, then has the connection closed.
-
-    Args:
-        receive: Where the rest of the body comes from; None if there is none.
-        send: Where the refusal goes.
-    """
-
-    def __init__(self, receive: Receive | None, send: Send) -> None:
-        self._receive = receive
-        self._send = send
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)["Connection"] = "close"
-        elif not message.get("more_body", False):
-            await self._send({**message, "more_body": True})
-            await self._drop()
-            message = {"type": "http.response.body", "body": b""}
-        await self._send(message)
-
-    async def _drop(self) -> None:
-        with move_on_after(LINGER_SECONDS):
-            while self._receive is not None:
-                message = await self._receive()
-                if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                    return

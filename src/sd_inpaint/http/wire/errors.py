@@ -3,6 +3,7 @@
 Below ``/v1`` it is OpenAI's, which its clients look into.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Iterable
 from functools import wraps
 from typing import Final, Protocol
@@ -26,6 +27,7 @@ STATUSES = {
     "invalid_mask": 400,
     "size_mismatch": 400,
     "unauthorized": 401,
+    "forbidden_host": 403,
     "forbidden_origin": 403,
     "not_found": 404,
     "job_not_found": 404,
@@ -40,6 +42,7 @@ STATUSES = {
     # As the IETF's draft on the Idempotency-Key header says (draft-ietf-httpapi-idempotency-key-header).
     "idempotency_conflict": 422,
     "queue_full": 429,
+    "too_many_connections": 429,
     # nginx's "client closed request": nobody reads it but the log.
     "cancelled": 499,
     "internal": 500,
@@ -87,15 +90,27 @@ class MethodNotAllowedError(CallerError):
 
 
 class UploadTimeoutError(CallerError):
-    """The body did not arrive within the time that an upload may take."""
+    """A header or a body did not arrive within the time that it may take."""
 
     code = "upload_timeout"
 
 
 class ForbiddenOriginError(CallerError):
-    """A browser's preflight asks for what the operator's CORS settings do not allow."""
+    """A page asks for what the operator's CORS settings do not allow its site."""
 
     code = "forbidden_origin"
+
+
+class ForbiddenHostError(CallerError):
+    """The Host header names another server: a page whose name leads here sent the request."""
+
+    code = "forbidden_host"
+
+
+class TooManyConnectionsError(CallerError):
+    """The server, or the caller's address, has as many connections as it may have."""
+
+    code = "too_many_connections"
 
 
 class InternalError(InpaintError):
@@ -121,6 +136,11 @@ class Failure(Protocol):
 
 class ErrorResponse(JSONResponse):
     """An error in the shape that its caller reads; :mod:`sd_inpaint.http.middleware.error_shape` lets it pass."""
+
+    def render(self, content: object) -> bytes:
+        """Encodes the body; half surrogates of a caller's, which no encoding has, as question marks."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the response."""

@@ -16,13 +16,13 @@ from sd_inpaint.http.endpoints.a1111.base64_pictures import decode_picture
 from sd_inpaint.http.endpoints.a1111.call import Img2Img, read_call
 from sd_inpaint.http.endpoints.a1111.fields import TEXTS
 from sd_inpaint.http.endpoints.a1111.infotext import parse_infotext
-from sd_inpaint.http.endpoints.a1111.json_body import parse, read_body
 from sd_inpaint.http.endpoints.a1111.running import IDLE_STATE, Run, Running
 from sd_inpaint.http.endpoints.a1111.settings import check_settings, list_settings
 from sd_inpaint.http.endpoints.painting import Painting
 from sd_inpaint.http.middleware.api_keys import caller
 from sd_inpaint.http.wire.errors import NotFoundError, answering
 from sd_inpaint.http.wire.headers import NO_STORE
+from sd_inpaint.http.wire.json_body import parse_json_object, read_json_body
 from sd_inpaint.http.wire.parameters import read_switch
 from sd_inpaint.http.wire.results import describing_headers, encode_all
 from sd_inpaint.imaging import codecs, provenance
@@ -84,8 +84,8 @@ class A1111:
         self._painting.check_open()
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
-        body = await read_body(request)
-        call = await self._painting.work(lambda: read_call(parse(body), self._painting.model))
+        body = await read_json_body(request)
+        call = await self._painting.work(lambda: read_call(parse_json_object(body), self._painting.model))
         read_mask = functools.partial(read_opacity, rounds=call.rounds_mask)
         inpaint_request = await self._painting.decode(call.image, call.mask, call.parameters, read_mask)
         _check_size(call, inpaint_request)
@@ -124,13 +124,13 @@ class A1111:
 
     async def set_options(self, request: Request) -> Response:
         """Accepts settings at the values that are served."""
-        body = await read_body(request)
-        check_settings(await self._painting.work(parse, body), self._painting.model, field="options")
+        body = await read_json_body(request)
+        check_settings(await self._painting.work(parse_json_object, body), self._painting.model, field="options")
         return JSONResponse(None)
 
     async def read_png(self, request: Request) -> Response:
         """Reads the parameters that a picture's file carries."""
-        body = await read_body(request)
+        body = await read_json_body(request)
         return JSONResponse(await self._painting.work(self._read_png, body))
 
     async def do_nothing(self, request: Request) -> Response:
@@ -142,7 +142,7 @@ class A1111:
         raise NotFoundError(NOT_DONE[request.scope["path"].rpartition("/")[2]])
 
     def _read_png(self, body: bytes) -> dict[str, Any]:
-        sent = parse(body)
+        sent = parse_json_object(body)
         if unknown := next((name for name in sent if name != "image"), None):
             raise InvalidParameterError(f"The field {unknown[:100]!r} is unknown.", field=unknown[:100])
         file = decode_picture("image", sent.get("image"))

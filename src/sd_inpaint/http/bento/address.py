@@ -1,0 +1,47 @@
+"""The address that is served: who can reach it, and whether that was meant."""
+
+import ipaddress
+import logging
+
+from sd_inpaint.errors import SettingsError
+from sd_inpaint.settings import Settings
+
+logger = logging.getLogger("bentoml.sd_inpaint.http")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address, given as an IP address or as ``localhost``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_address(host: str | None, settings: Settings) -> None:
+    """Refuses to serve other machines without keys, unless the operator says so.
+
+    Args:
+        host: As :func:`is_loopback` takes it; None where nothing is served.
+        settings: The operator's.
+
+    Raises:
+        SettingsError: If other machines reach the address, and need no key.
+    """
+    if host is None or is_loopback(host) or settings.api_keys or settings.allow_open:
+        return
+    raise SettingsError(
+        f"Every machine that reaches {host} could use this server, which has no API keys. Set SD_INPAINT_API_KEYS, "
+        "or listen on 127.0.0.1, or allow it with SD_INPAINT_ALLOW_OPEN=true."
+    )
+
+
+def log_address(host: str | None, settings: Settings) -> None:
+    """Says in the log who can call; BentoML writes "localhost" for every address."""
+    if host is None:
+        return
+    who = "with an API key" if settings.api_keys else "without an API key"
+    if is_loopback(host):
+        logger.info("Listening on %s: programs on this machine can call, %s.", host, who)
+    else:
+        level = logging.INFO if settings.api_keys else logging.WARNING
+        logger.log(level, "Listening on %s: every machine that reaches it can call, %s.", host, who)
