@@ -1,25 +1,28 @@
 """Whole requests to whole results: picture → canvases → device loop → picture."""
 
 import asyncio
+import contextlib
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sd_inpaint import __version__
-from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasState, CanvasTask
+from sd_inpaint.admission import Admission, AdmittedRequest, ReadPicture
+from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasOutline, CanvasState, CanvasTask
 from sd_inpaint.engine.lifecycle import Engine
 from sd_inpaint.engine.loop import Backend, DeviceLoop
 from sd_inpaint.engine.queue import CanvasQueue, Pace
 from sd_inpaint.errors import InpaintError, RequestCancelledError
 from sd_inpaint.imaging import colours, geometry, masks
-from sd_inpaint.imaging.geometry import Canvas, CanvasLimits
+from sd_inpaint.imaging.geometry import Canvas
+from sd_inpaint.imaging.preparation import Preparation, Upload, prepare
+from sd_inpaint.memory_budget import resident_bytes
 from sd_inpaint.picture import Picture
 from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import (
@@ -28,12 +31,17 @@ from sd_inpaint.schema import (
     InpaintParameters,
     InpaintRequest,
     InpaintResult,
-    MaskedContent,
     SchedulerName,
     SoftMask,
     Variation,
 )
 from sd_inpaint.settings import Settings
+from sd_inpaint.worker_pool import WORKER_BYTES
+
+T = TypeVar("T")
+
+HOST_BYTES_PER_CANVAS_PIXEL = 6_000
+"""The model's working memory on the CPU (diffusion/devices.py)."""
 
 RANDOM_SEED_BITS = 32
 """Random seeds stay short enough to be typed and to survive JavaScript's numbers."""
@@ -122,7 +130,7 @@ class Progress:
             jobs, assemble = self._pictures[0] if self._pictures else (), self._assemble
         if assemble is None or all(job.preview is None for job in jobs):
             return None
-        return assemble([_enlarged(job.preview, job.task) for job in jobs])
+        return assemble([_enlarged(job.preview, _task(job)) for job in jobs])
 
 
 class Painter:
@@ -136,6 +144,7 @@ class Painter:
     def __init__(self, settings: Settings, work: PictureWork | None = None) -> None:
         self._settings = settings
         self._work = work or PictureWork()
+        self._admission = Admission(self._work, settings.max_queue)
         self.engine = Engine(self._load, self._make_queue, enabled=settings.load)
 
     def start(self) -> None:
@@ -192,7 +201,7 @@ class Painter:
 
     async def paint(
         self,
-        request: InpaintRequest,
+        request: InpaintRequest | AdmittedRequest,
         *,
         progress: Progress | None = None,
         deadline_seconds: float | None = None,
@@ -201,7 +210,8 @@ class Painter:
         """Paints one request. Cancelling the awaiting task frees the device before its next step.
 
         Args:
-            request: Decoded and checked; a mask of which nothing can be seen gives the input back without the model.
+            request: Decoded and checked; its pixels are the caller's own, or counted. A mask of which nothing can be
+                seen gives the input back without the model.
             progress: Follows this request, if given.
             deadline_seconds: How long the caller will wait; the operator's limit is the default and the maximum.
             force: True for a job that was accepted before: it is admitted even if the queue is full.
@@ -210,38 +220,65 @@ class Painter:
             InpaintError: Any of those in errors.py.
         """
         loop = self.engine.ready_loop()
-        # 1. Choose the seeds and the canvases.
+        # 1. Choose the seeds, and the canvases where that was not done at the door.
         parameters = with_seed(request.parameters)
         seeds = [(parameters.seed + n) % (SEED_MAX + 1) for n in range(parameters.num_images)]
-        mask, canvases = await self._work.run(_plan, request, loop.backend.limits)
-        if not canvases:
-            same = tuple(Variation(request.image, seed) for seed in seeds)
-            return InpaintResult(same, steps=0, inference_seconds=0.0, brightest=int(mask.max()))
+        if isinstance(request, InpaintRequest):
+            request = AdmittedRequest.of(parameters, await self._work.run(prepare, request, loop.backend.limits))
+        if not request.canvases:
+            preparation = await self._admission.bring(request, loop.backend.limits)
+            await self._admission.make_room_for_results(request)
+            same = tuple(Variation(preparation.image, seed) for seed in seeds)
+            return InpaintResult(same, steps=0, inference_seconds=0.0, brightest=preparation.brightest)
         # 2. Have the device loop take them all, or none.
-        tasks = await self._work.run(_cut, canvases, request.image, mask, parameters, seeds)
         wants_preview = progress is not None and progress.wants_preview
-        jobs = [[CanvasJob(task, wants_preview=wants_preview) for task in of_canvas] for of_canvas in tasks]
-        flat = list(chain.from_iterable(jobs))
+        run = _Run(request, parameters, seeds, wants_preview=wants_preview)
         longest = self._settings.deadline_seconds
-        loop.submit(flat, deadline_seconds=min(deadline_seconds or longest, longest), force=force)
-        # 3. Wait for them.
-        weights = masks.compositing_weights(mask) if parameters.soft_mask is SoftMask.STRENGTH else mask
-        assemble = partial(_assemble, request.image, weights, canvases)
-        pictures = list(zip(*jobs, strict=True))
+        loop.submit(run.jobs, deadline_seconds=min(deadline_seconds or longest, longest), force=force)
         if progress is not None:
-            progress.follow(pictures, loop, assemble)
-        await _wait(flat, loop)
+            progress.follow(run.pictures, loop, run.assemble)
+        # 3. Bring their pixels when their turn is near, and wait for them.
+        await _wait(run.jobs, loop, self._bring(run, loop))
         # 4. Put each picture together.
-        finish = partial(_finish, assemble, match_colours=parameters.color_match)
-        images = [await self._work.run(finish, canvas_jobs) for canvas_jobs in pictures]
+        await self._admission.make_room_for_results(request)
+        images = [await self._work.run(run.finish, canvas_jobs) for canvas_jobs in run.pictures]
         return InpaintResult(
             variations=tuple(Variation(image, seed) for image, seed in zip(images, seeds, strict=True)),
-            steps=max(job.step for job in flat),
-            inference_seconds=sum(job.device_seconds for job in flat),
-            regions=tuple(canvas.describe() for canvas in canvases),
-            is_all_painted=parameters.strength == 1 and bool((masks.visible(mask) == 255).all()),
-            brightest=int(mask.max()),
+            steps=max(job.step for job in run.jobs),
+            inference_seconds=sum(job.device_seconds for job in run.jobs),
+            regions=tuple(canvas.describe() for canvas in request.canvases),
+            is_all_painted=parameters.strength == 1 and run.preparation.is_all_white,
+            brightest=run.preparation.brightest,
         )
+
+    async def admit(self, upload: Upload, *, force: bool = False) -> AdmittedRequest:
+        """Decodes and checks what a caller sent, in its turn. Cancelling the awaiting task ends the work at once.
+
+        Args:
+            upload: The files.
+            force: True for a job that was accepted before: it waits, however many others do.
+
+        Raises:
+            InpaintError: Whatever keeps it from being painted, but for the place in the device's queue.
+        """
+        return await self._admission.admit(upload, self.engine.ready_loop().backend.limits, force=force)
+
+    async def read_picture(self, read: ReadPicture[T], image: bytes) -> T:
+        """Has a function of a module read a caller's picture in its turn; it takes ``max_pixels`` by name.
+
+        Raises:
+            InpaintError: As :meth:`admit` does.
+        """
+        return await self._admission.read(read, image, self._settings.max_pixels)
+
+    async def make_room_for_results(self, request: AdmittedRequest) -> None:
+        """Waits for the memory that the request's results take, before they are put together."""
+        await self._admission.make_room_for_results(request)
+
+    async def _bring(self, run: "_Run", loop: DeviceLoop[Any, Any]) -> None:
+        await run.near.wait()
+        tasks = run.tasks(await self._admission.bring(run.request, loop.backend.limits))
+        loop.provide(run.jobs, tasks)
 
     def _load(self) -> Backend[Any, Any]:
         # Before torch is loaded: its threads spin while they wait, which starves whatever shares the machine with them,
@@ -250,12 +287,21 @@ class Painter:
         # Imported here, in the device thread: torch and diffusers take seconds, and the server answers meanwhile.
         from sd_inpaint.diffusion import weights
 
-        return weights.load(self._settings)
+        backend = weights.load(self._settings)
+        self._work.budget.set_fixed(resident_bytes() + _working_bytes(backend) + self._work.workers.size * WORKER_BYTES)
+        return backend
 
     def _make_queue(self, pace: Pace) -> CanvasQueue:
         return CanvasQueue(
             max_canvases=self._settings.max_queue, max_megapixel_steps=self._settings.max_queue_work, pace=pace
         )
+
+
+def _working_bytes(backend: Backend[Any, Any]) -> int:
+    """What the model needs of this process's memory beside its weights, for a canvas of its native size."""
+    if backend.info.get("device") != "cpu":
+        return 0
+    return int(backend.limits.native_size**2 * HOST_BYTES_PER_CANVAS_PIXEL)
 
 
 def with_seed(parameters: InpaintParameters) -> InpaintParameters:
@@ -265,58 +311,88 @@ def with_seed(parameters: InpaintParameters) -> InpaintParameters:
     return parameters.model_copy(update={"seed": secrets.randbits(RANDOM_SEED_BITS)})
 
 
-def _plan(request: InpaintRequest, limits: CanvasLimits) -> tuple[np.ndarray, tuple[Canvas, ...]]:
-    parameters = request.parameters
-    mask = masks.prepare(
-        request.mask, invert=parameters.mask_invert, grow=parameters.mask_grow, blur=parameters.mask_blur
-    )
-    canvases = geometry.plan(mask, region=parameters.region, padding=parameters.padding, limits=limits)
-    return mask, canvases
+class _Run:
+    """One request's canvases on their way through the device loop, and back into its picture.
+
+    Attributes:
+        request: As it was admitted.
+        jobs: In the order of the queue: those of one place side by side, a picture each.
+        pictures: The same by picture.
+        near: Set when the pixels are needed; at once where they are here.
+    """
+
+    def __init__(
+        self, request: AdmittedRequest, parameters: InpaintParameters, seeds: Sequence[int], *, wants_preview: bool
+    ) -> None:
+        self.request = request
+        self.near = asyncio.Event()
+        self._parameters = parameters
+        self._seeds = seeds
+        outlines = [CanvasOutline(canvas.width, canvas.height, parameters) for canvas in request.canvases]
+        of_canvases = [[CanvasJob(outline, wants_preview=wants_preview) for _ in seeds] for outline in outlines]
+        self.jobs = list(chain.from_iterable(of_canvases))
+        self.pictures = list(zip(*of_canvases, strict=True))
+        if request.preparation is not None:
+            for job, task in zip(self.jobs, self.tasks(request.preparation), strict=True):
+                job.task = task
+            self.near.set()
+            return
+        own_loop = asyncio.get_running_loop()
+
+        def call() -> None:
+            # The loop may have been closed meanwhile, and the device's thread is not to fall for that.
+            with contextlib.suppress(RuntimeError):
+                own_loop.call_soon_threadsafe(self.near.set)
+
+        for job in self.jobs:
+            job.on_near = call
+
+    def tasks(self, preparation: Preparation) -> list[CanvasTask]:
+        """One a job, in their order: those of one canvas share its pixels."""
+        return [
+            CanvasTask(cut.image, cut.mask, self._parameters, seed, cut.rim)
+            for cut in preparation.cuts
+            for seed in self._seeds
+        ]
+
+    @property
+    def preparation(self) -> Preparation:
+        """The pixels; there are some once a canvas has run."""
+        assert self.request.preparation is not None  # noqa: S101  # nothing is painted without
+        return self.request.preparation
+
+    def finish(self, jobs: Sequence[CanvasJob]) -> Picture:
+        """One picture's finished canvases → that picture."""
+        painted = [job.future.result() for job in jobs]
+        if self._parameters.color_match:
+            painted = [_match_colours(pixels, _task(job)) for pixels, job in zip(painted, jobs, strict=True)]
+        return self.assemble(painted)
+
+    def assemble(self, painted: Sequence[np.ndarray]) -> Picture:
+        """One picture's canvases, painted so far → that picture so far."""
+        mask = self.preparation.mask
+        weights = masks.compositing_weights(mask) if self._parameters.soft_mask is SoftMask.STRENGTH else mask
+        return _assemble(self.preparation.image, weights, self.preparation.canvases, painted)
 
 
-def _cut(
-    canvases: Sequence[Canvas], image: Picture, mask: np.ndarray, parameters: InpaintParameters, seeds: Sequence[int]
-) -> list[list[CanvasTask]]:
-    """The tasks of each canvas, one a seed: they share its pixels, which are sRGB's, as in training."""
-    tasks = []
-    mask = masks.visible(mask)
-    for canvas in canvases:
-        pixels = colours.to_srgb(geometry.cut(canvas, image.rgb), image.icc_profile)
-        canvas_mask = geometry.cut_mask(canvas, mask)
-        if parameters.masked_content is MaskedContent.FILL and parameters.strength < 1:
-            pixels = masks.fill_hole(pixels, canvas_mask)
-        rim = None
-        if canvas.scale < 1:
-            hidden = masks.is_hole(mask[canvas.box.slices], parameters.soft_mask)
-            kept, is_half_kept = geometry.cut_kept(canvas, image.rgb, hidden)
-            rim = is_half_kept & masks.is_hole(canvas_mask, parameters.soft_mask)
-            pixels = np.where(rim[..., None], colours.to_srgb(kept, image.icc_profile), pixels)
-        tasks.append([CanvasTask(pixels, canvas_mask, parameters, seed, rim) for seed in seeds])
-    return tasks
+def _task(job: CanvasJob) -> CanvasTask:
+    assert isinstance(job.task, CanvasTask)  # noqa: S101  # a job that has run had its pixels
+    return job.task
 
 
-async def _wait(jobs: Sequence[CanvasJob], loop: DeviceLoop[Any, Any]) -> None:
+async def _wait(jobs: Sequence[CanvasJob], loop: DeviceLoop[Any, Any], bringing: Coroutine[Any, Any, None]) -> None:
     """Waits for all of a request's canvases; what ends one of them, or the waiting, ends the others."""
+    brought = asyncio.ensure_future(bringing)
     try:
-        await asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+        await asyncio.gather(brought, *(asyncio.wrap_future(job.future) for job in jobs))
     except asyncio.CancelledError:
         loop.leave(jobs, RequestCancelledError("The caller cancelled this request."))
         raise
     except InpaintError as error:
         loop.leave(jobs, error)
         raise
-
-
-def _finish(
-    assemble: Callable[[Sequence[np.ndarray]], Picture], jobs: Sequence[CanvasJob], *, match_colours: bool
-) -> Picture:
-    """One picture's finished canvases → that picture."""
-    painted = [job.future.result() for job in jobs]
-    return assemble(
-        [_match_colours(pixels, job.task) for pixels, job in zip(painted, jobs, strict=True)]
-        if match_colours
-        else painted
-    )
+    finally:
+        brought.cancel()
 
 
 def _match_colours(painted: np.ndarray, task: CanvasTask) -> np.ndarray:

@@ -223,7 +223,7 @@ class InpaintResult:
         steps: Denoising steps that each canvas took; 0 where nothing of the mask can be seen.
         inference_seconds: Time this request held the device.
         regions: The box and the scale of each canvas, for ``X-Region``.
-        is_all_painted: Whether nothing of the caller's picture can be seen: all of the mask white, ``strength`` 1.
+        is_all_painted: Whether nothing of the caller's picture is left: all of the mask white, ``strength`` 1.
         brightest: The highest level of the mask after ``mask_invert``, ``mask_grow`` and ``mask_blur``, 0 to 255.
     """
 

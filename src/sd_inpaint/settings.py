@@ -99,6 +99,13 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=100 * 1024 * 1024, ge=1024)
     """Largest request body, in bytes."""
 
+    max_memory_bytes: int | None = Field(default=None, ge=64 * 1024 * 1024)
+    """Memory of the process, weights included, in bytes; requests that do not fit wait or are refused. Unset takes nine
+    tenths of the container's limit, else of the machine's memory."""
+
+    max_state_bytes: int = Field(default=10 * 1024**3, ge=1024 * 1024)
+    """Disk space for accepted jobs: uploads, results, and room for the results of those that wait."""
+
     max_queue: int = Field(default=32, ge=1)
     """How many canvases may wait or run at once, and how many accepted jobs; most requests need one canvas."""
 

@@ -18,7 +18,8 @@ from sd_inpaint.imaging.geometry import CanvasLimits
 from sd_inpaint.picture import Picture, Pixels
 from sd_inpaint.schema import Region, SoftMask
 from tests.field import pictures
-from tests.field.pictures import TURNED, colour_files, colourful, saved
+from tests.field.pictures import colour_files, colourful, saved
+from tests.field.turned import TURNED
 from tests.support.uploads import SAMPLES, cmyk_profile, smooth
 
 CASES: Final = int(os.environ.get("FUZZ_CASES", "120"))

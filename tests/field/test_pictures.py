@@ -15,7 +15,8 @@ from sd_inpaint.imaging.masks import composite
 from sd_inpaint.imaging.pair import read_transparency
 from sd_inpaint.picture import Picture, Pixels
 from tests.field import pictures
-from tests.field.pictures import TURNED, bmp_of, colour_files, colourful, ramp, saved
+from tests.field.pictures import bmp_of, colour_files, colourful, ramp, saved
+from tests.field.turned import TURNED
 from tests.support.uploads import SRGB, cmyk_profile
 
 ROOMY = 10**6

@@ -87,13 +87,6 @@ def unwritable(tmp_path: Path) -> Path:
     return tmp_path / "file" / "state"
 
 
-def not_a_database(tmp_path: Path) -> Path:
-    """A folder whose database is none."""
-    (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "jobs.sqlite3").write_bytes(b"not a database" * 100)
-    return tmp_path
-
-
 def of_another_version(tmp_path: Path) -> Path:
     """A folder whose database a later program has written."""
     (tmp_path / "jobs").mkdir()
@@ -103,7 +96,7 @@ def of_another_version(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("make", [unwritable, not_a_database, of_another_version])
+@pytest.mark.parametrize("make", [unwritable, of_another_version])
 def test_folders_that_cannot_be_used(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     """A folder that cannot be used is an error that names the setting, and not its path."""
     folder = make(tmp_path)

@@ -9,9 +9,11 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.engine.lifecycle import Engine, EngineState
 from sd_inpaint.errors import InpaintError
 from sd_inpaint.http.application import Application
+from sd_inpaint.imaging.preparation import Preparation, Upload
 from sd_inpaint.picture import Picture
 from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import InpaintRequest, InpaintResult, SchedulerName, Variation
@@ -105,6 +107,15 @@ class FakePainter:
         """Gives what the real one gives, as far as the edge looks at it."""
         return {"model": self.settings.model, "status": str(self.engine.state), "limits": {}}
 
+    async def admit(self, upload: Upload, *, force: bool = False) -> AdmittedRequest:
+        """Decodes, here and at once."""
+        request = upload.decode()
+        preparation = Preparation(request.image, request.mask, (), (), is_all_white=False)
+        return AdmittedRequest.of(request.parameters, preparation)
+
+    async def make_room_for_results(self, request: AdmittedRequest) -> None:
+        """Has all the room there is."""
+
     own_scheduler = SchedulerName.DDIM
 
     def device_memory(self) -> None:
@@ -112,7 +123,7 @@ class FakePainter:
 
     async def paint(
         self,
-        request: InpaintRequest,
+        admitted: AdmittedRequest,
         *,
         progress: Any = None,
         deadline_seconds: float | None = None,
@@ -121,6 +132,8 @@ class FakePainter:
         """Paints, fails, or waits to be cancelled."""
         import asyncio
 
+        assert admitted.preparation is not None
+        request = InpaintRequest(admitted.preparation.image, admitted.preparation.mask, admitted.parameters)
         self.requests.append(request)
         self.deadlines.append(deadline_seconds)
         if self.failure is not None:

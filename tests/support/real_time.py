@@ -44,6 +44,8 @@ class SlowPainter(Painter):
     def __init__(self, settings: Settings, work: PictureWork) -> None:
         super().__init__(settings, work)
         self.settings = settings
+        self.work = work
+        self.budget = work.budget
         # What a step of the tests' canvas comes to: the order of jobs leans on it until a step was measured.
         self.slow = SlowBackend(Clock(), seconds_per_megapixel_pass=STEP_SECONDS / (2 * 72 * 56 / 1e6))
         self.engine = Engine(lambda: self.slow, self._make_queue, enabled=settings.load)

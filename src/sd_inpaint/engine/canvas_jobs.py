@@ -1,6 +1,7 @@
 """One canvas, and its way through the device loop."""
 
 import itertools
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -23,29 +24,17 @@ class CanvasState(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CanvasTask:
-    """What the model works on. Immutable.
+class _Work:
+    """What a canvas costs, by its size and its parameters."""
 
-    Attributes:
-        image: (H, W, 3) uint8; H and W are multiples of the model's stride.
-        mask: (H, W) uint8; 255 repaints, 0 keeps.
-        parameters: Prompt, steps, guidance and the like.
-        seed: The seed to use; never the one that asks for a random draw.
-        rim: (H, W) bool: pixels of the hole that are kept in good part, of which ``image`` has that part's colour; a
-            decoder may be shown them. None where there are none.
-    """
+    __slots__ = ()
 
-    image: np.ndarray
-    mask: np.ndarray
     parameters: InpaintParameters
-    seed: int
-    rim: np.ndarray | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """Canvas width and height, in pixels."""
-        return self.image.shape[1], self.image.shape[0]
+        raise NotImplementedError
 
     @property
     def steps(self) -> int:
@@ -69,6 +58,51 @@ class CanvasTask:
         return width * height / 1e6
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CanvasOutline(_Work):
+    """A canvas in the queue whose pixels are still in their file. Immutable.
+
+    Attributes:
+        width: Canvas columns, in pixels.
+        height: Canvas rows, in pixels.
+        parameters: As :class:`CanvasTask` has them.
+    """
+
+    width: int
+    height: int
+    parameters: InpaintParameters
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Canvas width and height, in pixels."""
+        return self.width, self.height
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CanvasTask(_Work):
+    """What the model works on. Immutable.
+
+    Attributes:
+        image: (H, W, 3) uint8; H and W are multiples of the model's stride.
+        mask: (H, W) uint8; 255 repaints, 0 keeps.
+        parameters: Prompt, steps, guidance and the like.
+        seed: The seed to use; never the one that asks for a random draw.
+        rim: (H, W) bool: pixels of the hole that are kept in good part, of which ``image`` has that part's colour; a
+            decoder may be shown them. None where there are none.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    parameters: InpaintParameters
+    seed: int
+    rim: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Canvas width and height, in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+
 @dataclass(slots=True, eq=False)
 class CanvasJob:
     """One canvas of one picture, in the loop. What callers call a job is in ``sd_inpaint.jobs``.
@@ -76,7 +110,7 @@ class CanvasJob:
     Written by the loop and its queue only; any thread may read it and wait on ``future``.
 
     Attributes:
-        task: What the model works on.
+        task: What the model works on; an outline until its pixels are decoded, and the job runs only then.
         arrived_at: Clock reading at admission, in seconds.
         deadline_at: Clock reading after which nobody waits for it.
         rank: Place in the order; the smallest runs next. Set at admission, never changed.
@@ -86,10 +120,11 @@ class CanvasJob:
         device_seconds: Time the device worked on it.
         wants_preview: True makes the loop keep a small picture of the latents every few steps.
         preview: (h, w, 3) uint8, one pixel a latent cell, or None.
+        on_near: Called once, with the loop's lock held, when the job's turn is near; None where it has its pixels.
         future: Ends with the painted canvas (H, W, 3) uint8, or with the InpaintError.
     """
 
-    task: CanvasTask
+    task: CanvasTask | CanvasOutline
     arrived_at: float = 0.0
     deadline_at: float = float("inf")
     rank: float = 0.0
@@ -101,11 +136,17 @@ class CanvasJob:
     wants_preview: bool = False
     preview: np.ndarray | None = None
     leaving: InpaintError | None = None
+    on_near: Callable[[], None] | None = None
     future: "Future[np.ndarray]" = field(default_factory=Future)
     number: int = field(default_factory=lambda: next(_ids))
 
     def __post_init__(self) -> None:
         self.steps = self.task.steps
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its pixels are here, so that it may run."""
+        return isinstance(self.task, CanvasTask)
 
     @property
     def remaining_megapixel_passes(self) -> float:

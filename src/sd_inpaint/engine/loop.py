@@ -29,6 +29,9 @@ from sd_inpaint.imaging.geometry import CanvasLimits
 PREVIEW_EVERY_STEPS = 3
 """A preview costs a matrix product of a few thousand rows: next to nothing, but not each step."""
 
+NEAR_JOBS = 2
+"""Jobs beyond a batch whose pixels are decoded before their turn, so that the device never waits for them."""
+
 SWEEP_SECONDS = 1.0
 """An idle loop looks at deadlines this often."""
 
@@ -129,6 +132,7 @@ class DeviceLoop(Generic[D, P]):
                 self._queue.admit(jobs, now, force=force)
                 for job in jobs:
                     job.deadline_at = now + deadline_seconds
+                self._call_nearest()
             except InpaintError as error:
                 self.outcomes[error.code] += 1
                 raise
@@ -137,7 +141,14 @@ class DeviceLoop(Generic[D, P]):
     def check_room(self) -> None:
         """Raises QueueFullError if not even a small job would be admitted now."""
         with self._changed:
-            self._queue.check_room()
+            self._queue.check_room(self._clock())
+
+    def provide(self, jobs: Sequence[CanvasJob], tasks: Sequence[CanvasTask]) -> None:
+        """Gives jobs that were submitted as outlines their pixels, one task each."""
+        with self._changed:
+            for job, task in zip(jobs, tasks, strict=True):
+                job.task = task
+            self._changed.notify_all()
 
     def leave(self, jobs: Sequence[CanvasJob], error: InpaintError) -> None:
         """Has jobs end with ``error``: at once if they are off the device, before their next step if they are on it."""
@@ -179,7 +190,7 @@ class DeviceLoop(Generic[D, P]):
     def wait(self, timeout_seconds: float = SWEEP_SECONDS) -> None:
         """Waits until there may be something to do."""
         with self._changed:
-            if not len(self._queue):
+            if not any(job.is_ready for job in self._queue):
                 self._changed.wait(timeout_seconds)
 
     def turn(self) -> bool:
@@ -213,6 +224,13 @@ class DeviceLoop(Generic[D, P]):
             for job in self._queue:
                 self._end(job, error=error)
 
+    def _call_nearest(self) -> None:
+        """Has those whose turn is near bring their pixels; the lock is held."""
+        for job in self._queue.nearest(self.backend.max_batch + NEAR_JOBS):
+            if job.on_near is not None:
+                call, job.on_near = job.on_near, None
+                call()
+
     def _sweep(self) -> None:
         """Ends jobs that are leaving or late; called between steps, with the lock held."""
         now = self._clock()
@@ -243,7 +261,8 @@ class DeviceLoop(Generic[D, P]):
             return True
         with self._changed:
             job.state = CanvasState.RUNNING
-        for diffusion in self._attempt(job, lambda low_memory: self.backend.begin(job.task, low_memory=low_memory)):
+        task = cast(CanvasTask, job.task)  # the queue gives no other
+        for diffusion in self._attempt(job, lambda low_memory: self.backend.begin(task, low_memory=low_memory)):
             self._diffusions[job] = diffusion
             job.steps = diffusion.steps
         return job in self._diffusions
@@ -327,6 +346,7 @@ class DeviceLoop(Generic[D, P]):
         """Ends a job: once, in one place. The lock is held."""
         self._charge(job)
         self._queue.remove(job)
+        self._call_nearest()
         self._diffusions.pop(job, None)
         if error is None:
             job.state = CanvasState.DONE

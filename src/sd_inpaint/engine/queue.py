@@ -10,6 +10,9 @@ from sd_inpaint.errors import QueueFullError
 PATIENCE = 2.0
 """How many times its own length a job may wait before it outranks every newcomer."""
 
+MAX_SPREAD_SECONDS = 120.0
+"""How much later than the first those come again who were refused: callers who never come again bar nobody for long."""
+
 PACE_SMOOTHING = 0.2
 """Weight of the newest step in the measured pace: follows a change within some ten steps, ignores one hiccup."""
 
@@ -58,6 +61,14 @@ class Pace:
         return megapixel_passes * self.seconds_per_megapixel_pass
 
 
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A request that was refused and will come again, and how long the device will work on it, in seconds."""
+
+    returns_at: float
+    seconds: float
+
+
 class CanvasQueue:
     """Canvases that wait or run, bounded in number and in work. Not thread-safe: the device loop locks around it."""
 
@@ -68,6 +79,7 @@ class CanvasQueue:
         self._max_megapixel_steps = max_megapixel_steps
         self._order = order or Order()
         self._jobs: list[CanvasJob] = []
+        self._refused: list[_Refused] = []
         self.pace = pace
 
     def __len__(self) -> int:
@@ -76,10 +88,16 @@ class CanvasQueue:
     def __iter__(self) -> Iterator[CanvasJob]:
         return iter(tuple(self._jobs))
 
-    def check_room(self, canvases: int = 1, megapixel_steps: float = 0.0) -> None:
+    def check_room(self, now: float, canvases: int = 1, megapixel_steps: float = 0.0) -> None:
         """Raises QueueFullError if so many more canvases with so much work cannot be taken.
 
-        An empty queue accepts anything: a request over the bound would otherwise never be served.
+        An empty queue accepts anything: a request over the bound would otherwise never be served. Whoever is refused
+        is told to come after those who were refused before, so that they do not all come at the same moment.
+
+        Args:
+            now: Clock reading, in seconds.
+            canvases: Of the request.
+            megapixel_steps: Of the request; 0 where it is not known yet.
         """
         if not self._jobs:
             return
@@ -87,12 +105,23 @@ class CanvasQueue:
         has_room = len(self._jobs) + canvases <= self._max_canvases
         if has_room and waiting_steps + megapixel_steps <= self._max_megapixel_steps:
             return
-        retry_after_seconds = max(1, math.ceil(self._seconds_until_room(canvases, megapixel_steps)))
+        retry_after_seconds = self._retry_after_seconds(now, canvases, megapixel_steps)
         raise QueueFullError(
             f"The queue is full: {len(self._jobs)} of {self._max_canvases} canvases and {waiting_steps:.0f} of "
             f"{self._max_megapixel_steps:.0f} megapixel-steps wait or run. Try again in {retry_after_seconds} seconds.",
             retry_after_seconds=retry_after_seconds,
         )
+
+    def _retry_after_seconds(self, now: float, canvases: int, megapixel_steps: float) -> int:
+        """When there is room for this one behind those who were refused before it."""
+        self._refused = [refused for refused in self._refused if refused.returns_at > now]
+        before = sum(refused.seconds for refused in self._refused)
+        seconds = self._seconds_until_room(canvases, megapixel_steps) + min(before, MAX_SPREAD_SECONDS)
+        if before < MAX_SPREAD_SECONDS:
+            # A request that has not been read yet is as long as those that wait, for all that is known.
+            waiting = sum(self.pace.seconds(job.steps * job.task.megapixel_passes_per_step) for job in self._jobs)
+            self._refused.append(_Refused(now + seconds, waiting / len(self._jobs) * canvases))
+        return max(1, math.ceil(seconds))
 
     def admit(self, jobs: Sequence[CanvasJob], now: float, *, force: bool = False) -> None:
         """Takes all of a request's canvases, or none.
@@ -107,7 +136,7 @@ class CanvasQueue:
             QueueFullError: If they don't fit.
         """
         if not force:
-            self.check_room(len(jobs), sum(job.task.megapixel_steps for job in jobs))
+            self.check_room(now, len(jobs), sum(job.task.megapixel_steps for job in jobs))
         # A request's canvases share one rank by their total, so that it is not served in the order of its pieces.
         length_seconds = self.pace.seconds(sum(job.remaining_megapixel_passes for job in jobs))
         for job in jobs:
@@ -120,8 +149,11 @@ class CanvasQueue:
         self._jobs.remove(job)
 
     def next_batch(self, max_batch: int) -> list[CanvasJob]:
-        """Returns the jobs for the next UNet call: the one that ranks first, and others of its canvas size."""
-        ranked = self._ranked()
+        """Returns the jobs for the next UNet call: of those that are ready the one that ranks first, and its mates.
+
+        Mates have its canvas size.
+        """
+        ranked = [job for job in self._ranked() if job.is_ready]
         if not ranked:
             return []
         leader = ranked[0]
@@ -129,6 +161,10 @@ class CanvasQueue:
             return [leader]
         mates = [job for job in ranked[1:] if job.task.size == leader.task.size and not job.low_memory]
         return [leader, *mates[: max_batch - 1]]
+
+    def nearest(self, count: int) -> list[CanvasJob]:
+        """Returns those that rank first, ready or not."""
+        return self._ranked()[:count]
 
     def position(self, job: CanvasJob) -> int:
         """Returns how many jobs rank before this one."""

@@ -25,7 +25,7 @@ from sd_inpaint.http.endpoints.painting import Painting
 from sd_inpaint.http.endpoints.preview import Preview
 from sd_inpaint.http.middleware.access_log import AccessLog
 from sd_inpaint.http.middleware.api_keys import ApiKeys
-from sd_inpaint.http.middleware.body_limit import BodyLimit
+from sd_inpaint.http.middleware.body_limit import HELD_BODIES, BodyLimit
 from sd_inpaint.http.middleware.client_address import Proxies
 from sd_inpaint.http.middleware.cors import AllowedOrigins, Cors
 from sd_inpaint.http.middleware.error_shape import ErrorShape
@@ -37,9 +37,13 @@ from sd_inpaint.http.wire.paths import PROBES
 from sd_inpaint.jobs.job import JobStore
 from sd_inpaint.jobs.runner import JobRunner
 from sd_inpaint.jobs.sqlite import SqliteJobStore, default_folder
+from sd_inpaint.memory_budget import MemoryBudget, memory_limit_bytes
 from sd_inpaint.painter import Painter
 from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.settings import Settings
+
+MEMORY_SHARE = 0.9
+"""Of the container's or the machine's memory: the rest is for what nobody counts."""
 
 
 class Application:
@@ -52,6 +56,7 @@ class Application:
 
     Attributes:
         settings: As given.
+        budget: The memory that requests share.
         painter: Repaints pictures.
         runner: Takes accepted jobs through the painter.
         inpainting: Answers ``POST /sd-inpaint/inpaint``, which BentoML declares.
@@ -68,9 +73,12 @@ class Application:
         host: str | None = None,
         make_painter: Callable[[Settings, PictureWork], Painter] = Painter,
     ) -> None:
-        work = PictureWork()
+        max_bytes = settings.max_memory_bytes or int(memory_limit_bytes() * MEMORY_SHARE)
+        budget = MemoryBudget(max_bytes, max_upload_bytes=HELD_BODIES * settings.max_body_bytes)
+        work = PictureWork(budget=budget)
         self.settings = settings
         self._host = host
+        self.budget = budget
         self.painter = make_painter(settings, work)
         self.runner = JobRunner(self.painter, work, settings, lambda: open_store(settings))
         self._metrics = QueueMetrics(self.painter.engine)
@@ -145,7 +153,7 @@ class Application:
             Middleware(AccessLog),
             *([Middleware(Cors, origins=origins)] if origins else []),
             Middleware(PathPrefix, routes=app.router.routes, setting=settings.root_path),
-            Middleware(BodyLimit, max_bytes=settings.max_body_bytes),
+            Middleware(BodyLimit, max_bytes=settings.max_body_bytes, budget=self.budget),
             Middleware(ErrorShape),
             *([Middleware(Hosts, names=settings.allowed_hosts)] if self._checks_hosts else []),
             Middleware(Origins, origins=origins),
@@ -168,9 +176,11 @@ def open_store(settings: Settings) -> JobStore:
     """
     if settings.state_url is None:
         folder = settings.state_dir or default_folder()
-        return SqliteJobStore(folder / "jobs", result_ttl_seconds=settings.result_ttl_seconds)
+        return SqliteJobStore(
+            folder / "jobs", result_ttl_seconds=settings.result_ttl_seconds, max_bytes=settings.max_state_bytes
+        )
     # Its client is loaded only where it is used.
     from sd_inpaint.jobs.postgres import PostgresJobStore
 
     url = settings.state_url.get_secret_value()
-    return PostgresJobStore(url, result_ttl_seconds=settings.result_ttl_seconds)
+    return PostgresJobStore(url, result_ttl_seconds=settings.result_ttl_seconds, max_bytes=settings.max_state_bytes)

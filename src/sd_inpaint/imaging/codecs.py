@@ -25,7 +25,6 @@ from PIL import (
     Image,
     ImageFile,
     PngImagePlugin,
-    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
@@ -36,14 +35,11 @@ from sd_inpaint.errors import (
     InvalidImageError,
     InvalidMaskError,
 )
-from sd_inpaint.imaging import colour_tags, colours, containers, exif
+from sd_inpaint.imaging import colour_tags, colours, containers, exif, probe
 from sd_inpaint.picture import Picture, Pixels
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
 """Formats that are read, by Pillow's names: none that runs a program (EPS) or contains other files (PDF, ICO, ICNS)."""
-
-_MAX_JPEG_SCANS: Final = 100
-"""Each scan of a progressive JPEG walks the whole picture again; encoders write about ten."""
 
 _FOREIGN_ERRORS: Final = (
     ArithmeticError,
@@ -67,6 +63,8 @@ pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_image
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 # The bound here is ``max_pixels``, and an error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Python keeps each text that it has warned of, and a file with 60,000 odd tags has as many texts.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class ImageFormat(StrEnum):
@@ -121,7 +119,7 @@ def decode_image(data: bytes, *, max_pixels: int, keep_exif: bool = False) -> Pi
     """
     with (
         _translated("image", InvalidImageError),
-        _open(data, "image", InvalidImageError, max_pixels) as (source, coded),
+        _decoded(data, "image", InvalidImageError, max_pixels) as (source, coded),
     ):
         profile = colour_tags.find_profile(source, coded)
         rgb, alpha = colours.channels(exif.upright(source), profile)
@@ -147,7 +145,7 @@ def decode_mask(data: bytes, *, max_pixels: int) -> Pixels:
         InvalidMaskError: If it is not such a picture, or is damaged or truncated.
         ImageTooLargeError: If it has more pixels than ``max_pixels``.
     """
-    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as (source, _):
+    with _translated("mask", InvalidMaskError), _decoded(data, "mask", InvalidMaskError, max_pixels) as (source, _):
         return colours.luminance(exif.upright(source))
 
 
@@ -157,26 +155,28 @@ def decode_mask_alpha(data: bytes, *, max_pixels: int) -> Pixels | None:
     Returns:
         (H, W) uint8, 0 transparent, 255 opaque; None where the file has no transparency.
     """
-    with _translated("mask", InvalidMaskError), _open(data, "mask", InvalidMaskError, max_pixels) as (source, _):
+    with _translated("mask", InvalidMaskError), _decoded(data, "mask", InvalidMaskError, max_pixels) as (source, _):
         return colours.channels(exif.upright(source))[1]
 
 
-def read_text(data: bytes) -> str:
+def read_text(data: bytes, *, max_pixels: int) -> str:
     """Reads the parameters that a picture's file carries: where :func:`encode` and AUTOMATIC1111's web UI put them.
 
     The file is read as it came, for its pixels are decoded from a copy without its texts. No pixel is decoded here.
 
     Args:
         data: The file, whatever its name or declared type.
+        max_pixels: Largest width times height.
 
     Returns:
         The text; empty where there is none.
 
     Raises:
         InvalidImageError: If it is not such a picture, or its head is damaged or truncated.
-        ImageTooLargeError: If it has more pixels than any server accepts.
+        ImageTooLargeError: If it has more pixels than ``max_pixels``.
     """
     with _translated("image", InvalidImageError), _opened(data) as source:
+        _check_size(source.size, "image", max_pixels)
         text = source.info.get("parameters")
         if isinstance(text, str):
             return str(text)
@@ -184,6 +184,27 @@ def read_text(data: bytes) -> str:
         if not isinstance(comment, bytes) or not comment.startswith(b"UNICODE\0"):
             return ""
         return comment[8:].decode("utf-16-be", "replace")
+
+
+def read_size(data: bytes, name: str, *, max_pixels: int) -> tuple[int, int]:
+    """Reads the size of a picture off its headers, and refuses what would take too long to decode.
+
+    The file may lie, and its EXIF orientation is not applied: this is for what decoding will cost.
+
+    Args:
+        data: The file.
+        name: ``image`` or ``mask``, for messages.
+        max_pixels: Largest width times height.
+
+    Returns:
+        (width, height) in pixels.
+
+    Raises:
+        InvalidImageError, InvalidMaskError, ImageTooLargeError: As the decoding functions raise them.
+    """
+    error_class = InvalidMaskError if name == "mask" else InvalidImageError
+    with _translated(name, error_class), _open(data, name, error_class, max_pixels) as (source, _):
+        return source.size
 
 
 def check_encodable(size: tuple[int, int], image_format: ImageFormat) -> None:
@@ -270,24 +291,38 @@ def _reason(error: BaseException) -> str:
 def _open(
     data: bytes, name: str, error_class: type[CallerError], max_pixels: int
 ) -> Iterator[tuple[Image.Image, containers.CodedPicture]]:
-    """Yields the decoded, not yet rotated picture and its file; its size is checked before and after decoding."""
+    """Yields the picture with its pixels still in the file, and that; what would take too long is refused."""
     if not data:
         raise error_class(f"The {name} is empty: 0 bytes were sent.")
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         # Only ever widened, so that threads need no lock; the operator's bound is checked below.
         Image.MAX_IMAGE_PIXELS = max_pixels
+    if problem := probe.problem_of_file(data):
+        raise error_class(f"The {name} is a {problem}.")
+    if size := probe.declared_size(data):
+        _check_size(size, name, max_pixels)
     coded = containers.coded_picture(data)
-    if coded.scans > _MAX_JPEG_SCANS:
-        raise error_class(f"The {name} is a JPEG with more than {_MAX_JPEG_SCANS} scans.")
+    if problem := probe.problem_of_scans(coded.scans):
+        raise error_class(f"The {name} is a {problem}.")
     with _opened(coded.data) as source:
-        _check_pixels(source.size, name, max_pixels)
-        _check_work(source, name, error_class, max_pixels)
+        _check_size(source.size, name, max_pixels)
+        if problem := probe.problem_of_picture(source, coded.data, max_pixels):
+            raise error_class(f"The {name} is a {problem}.")
+        yield source, coded
+
+
+@contextmanager
+def _decoded(
+    data: bytes, name: str, error_class: type[CallerError], max_pixels: int
+) -> Iterator[tuple[Image.Image, containers.CodedPicture]]:
+    """Yields the decoded, not yet rotated picture and its file; its size is checked before and after decoding."""
+    with _open(data, name, error_class, max_pixels) as (source, coded):
         # Pillow would turn a TIFF by it, and browsers turn nothing by it.
         for key in ("xmp", "XML:com.adobe.xmp"):
             source.info.pop(key, None)
         source.load()
         # libheif learns the true size only when it decodes.
-        _check_pixels(source.size, name, max_pixels)
+        _check_size(source.size, name, max_pixels)
         if coded.other is not None:
             _check_rows(source, coded.other)
         yield source, coded
@@ -309,7 +344,7 @@ def _check_rows(source: Image.Image, other: bytes) -> None:
             raise ValueError("its end is missing")
 
 
-def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+def _check_size(size: tuple[int, int], name: str, max_pixels: int) -> None:
     width, height = size
     if width * height > max_pixels:
         raise ImageTooLargeError(
@@ -317,14 +352,12 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
             size=[width, height],
             max_pixels=max_pixels,
         )
-
-
-def _check_work(source: Image.Image, name: str, error_class: type[CallerError], max_pixels: int) -> None:
-    """Refuses files with few pixels that are expensive to decode."""
-    if isinstance(source, TiffImagePlugin.TiffImageFile):
-        tile_width, tile_height = source.tag_v2.get(322, 1), source.tag_v2.get(323, 1)
-        if int(tile_width) * int(tile_height) > max_pixels:
-            raise error_class(f"The {name} is a TIFF with tiles of {tile_width}x{tile_height} pixels: too large.")
+    if max(size) > probe.MAX_SIDE:
+        raise ImageTooLargeError(
+            f"The {name} is {width}x{height} pixels; this server accepts at most {probe.MAX_SIDE} per side.",
+            size=[width, height],
+            max_side=probe.MAX_SIDE,
+        )
 
 
 def _flat_or_alpha(picture: Picture, image_format: ImageFormat) -> Image.Image:

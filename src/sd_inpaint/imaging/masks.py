@@ -45,6 +45,9 @@ _LEAST_WEIGHT: Final = 1e-30
 _BAND_ROWS: Final = 256
 """Rows worked on at once, so that 50-megapixel pictures need little more memory than their own."""
 
+_BAND_PIXELS: Final = 1 << 20
+"""Pixels that are grown at once: what a band needs stays in the processor's cache."""
+
 _SMALL_SIGMA: Final = 8.0
 """A wider Gaussian is computed on a smaller copy, where it has this sigma; its own smoothness hides the difference."""
 
@@ -265,30 +268,36 @@ def _dilated(mask: Pixels, radius: int) -> Pixels:
     A disc is a stack of chords, and the maximum over a chord is that of two runs of a power of two: about 2 * radius
     maxima a pixel, where the direct way takes 3 * radius². Source: Urbach and Wilkinson, "Efficient 2-D grayscale
     morphological transformations with arbitrary flat structuring elements" (2008).
+
+    Chords are clipped to the picture and rows are worked on in bands, so neither a long thin picture nor a large one
+    needs more than a few times its own memory.
     """
     left, top, width, height = cv2.boundingRect(mask)
     result = np.zeros_like(mask)
     if width == 0:
         return result
-    y0, y1 = max(top - radius, 0), min(top + height + radius, mask.shape[0])
-    x0, x1 = max(left - radius, 0), min(left + width + radius, mask.shape[1])
-    padded = np.pad(mask[top : top + height, left : left + width], ((0, 0), (2 * radius, 2 * radius)))
-    grown = np.zeros((height + 2 * radius, width + 2 * radius), dtype=np.uint8)
-    columns = grown.shape[1]
-    half_widths = {dy: int((radius * radius - dy * dy) ** 0.5) for dy in range(radius + 1)}
-    run, length = padded, 1  # run[x] is the maximum over [x, x + length)
-    for dy in sorted(half_widths, reverse=True):
-        half = half_widths[dy]
-        while 2 * length <= 2 * half + 1:
-            run = np.maximum(run[:, :-length], run[:, length:])
-            length *= 2
-        first = radius - half
-        second = radius + half + 1 - length
-        chord = np.maximum(run[:, first : first + columns], run[:, second : second + columns])
-        for row in {radius - dy, radius + dy}:
-            np.maximum(grown[row : row + height], chord, out=grown[row : row + height])
-    top_cut, left_cut = y0 - (top - radius), x0 - (left - radius)
-    result[y0:y1, x0:x1] = grown[top_cut : top_cut + y1 - y0, left_cut : left_cut + x1 - x0]
+    rows, columns = mask.shape
+    first, last = max(left - radius, 0), min(left + width + radius, columns)
+    # A chord that is wider than the picture is a chord that is as wide as the picture.
+    margin = min(radius, columns - 1)
+    halves = [(dy, min(int((radius * radius - dy * dy) ** 0.5), margin)) for dy in range(min(radius, rows - 1) + 1)]
+    band_rows = max(1, _BAND_PIXELS // (last - first + 2 * margin))
+    for start in range(top, top + height, band_rows):
+        end = min(start + band_rows, top + height)
+        band = mask[start:end, left : left + width]
+        padding = (left - first + margin, last - left - width + margin)
+        run, length = np.pad(band, ((0, 0), padding)), 1  # run[x] is the maximum over [x, x + length)
+        for dy, half in reversed(halves):
+            while 2 * length <= 2 * half + 1:
+                run = np.maximum(run[:, :-length], run[:, length:])
+                length *= 2
+            one, other = margin - half, margin + half + 1 - length
+            chord = np.maximum(run[:, one : one + last - first], run[:, other : other + last - first])
+            for shift in {-dy, dy}:
+                low, high = max(start + shift, 0), min(end + shift, rows)
+                if low < high:
+                    grown = result[low:high, first:last]
+                    np.maximum(grown, chord[low - shift - start : high - shift - start], out=grown)
     return result
 
 

@@ -14,14 +14,17 @@ ORPHAN_SECONDS: Final = 3600.0
 
 
 class JobFiles:
-    """A folder of ``<id>.image``, ``<id>.mask`` and ``<id>.result``. Any thread, and any process, may call it."""
+    """A folder of ``<id>.image``, ``<id>.mask``, ``<id>.result`` and ``<id>.room``. Any thread and process may call it.
+
+    The last one holds disk space for the result, and nothing else.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def make(self) -> None:
         """Creates the folder, for this user only: callers' pictures are private."""
-        self._folder.mkdir(exist_ok=True, mode=0o700)
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @contextmanager
     def drafted(self, job_id: str, files: Mapping[str, bytes]) -> Iterator[Callable[[object], None]]:
@@ -54,8 +57,31 @@ class JobFiles:
 
     def remove(self, job_id: str, *kinds: str) -> None:
         """Deletes a job's files of these kinds, or all of them; missing ones are ignored."""
-        for kind in kinds or ("image", "mask", "result"):
+        for kind in kinds or ("image", "mask", "result", "room"):
             self._path(job_id, kind).unlink(missing_ok=True)
+
+    def used_bytes(self) -> int:
+        """Returns the size of all files together; makes the folder if somebody has removed it."""
+        self.make()
+        used = 0
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                try:
+                    used += entry.stat(follow_symlinks=False).st_size
+                except FileNotFoundError:
+                    continue  # another process removes too
+        return used
+
+    def set_aside(self, job_id: str, size: int) -> None:
+        """Takes disk space for a job's result; raises OSError if there is not so much."""
+        if size and hasattr(os, "posix_fallocate"):
+            path = self._path(job_id, "room")
+            try:
+                with path.open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
 
     def remove_orphans(self, known: set[str], *, older_than_seconds: float) -> None:
         """Deletes files of that age which belong to none of the known jobs."""

@@ -16,6 +16,7 @@ from typing import Protocol
 from sd_inpaint.errors import InpaintError
 from sd_inpaint.imaging import codecs
 from sd_inpaint.imaging.pair import decode_pair
+from sd_inpaint.picture import Picture
 from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult, Variation
 
 MAX_RUNS = 4
@@ -102,6 +103,21 @@ _FACTS = tuple(field.name for field in dataclasses.fields(InpaintResult) if fiel
 
 
 @dataclass(frozen=True, slots=True)
+class ResultExtent:
+    """How large a result is, known before it is read.
+
+    Attributes:
+        count: Pictures.
+        file_bytes: Of all different files together.
+        pixels: Of all different pictures together.
+    """
+
+    count: int
+    file_bytes: int
+    pixels: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobResult:
     """A job's result.
 
@@ -125,16 +141,37 @@ class JobResult:
     is_all_painted: bool = False
     brightest: int = 255
 
+    @property
+    def different(self) -> list[bytes]:
+        """Each picture once, in their order: those that nothing was painted in are one."""
+        return list({id(picture): picture for picture in self.pictures}.values())
+
+    @property
+    def extent(self) -> "ResultExtent":
+        """How large the result is."""
+        # Source: PNG, third edition, 11.2.1: width and height are the first eight bytes of the first chunk.
+        sizes = [(int.from_bytes(file[16:20], "big"), int.from_bytes(file[20:24], "big")) for file in self.different]
+        files = sum(map(len, self.different))
+        return ResultExtent(len(self.pictures), files, sum(width * height for width, height in sizes))
+
     @classmethod
     def of(cls, result: InpaintResult, model: str) -> "JobResult":
-        """Encodes a result: takes as long as its pictures are large."""
-        pictures = tuple(codecs.encode(variation.image) for variation in result.variations)
+        """Encodes a result: takes as long as its pictures are large. One picture under several seeds is one file."""
+        files: dict[int, bytes] = {}
+        for variation in result.variations:
+            if id(variation.image) not in files:
+                files[id(variation.image)] = codecs.encode(variation.image)
+        pictures = tuple(files[id(variation.image)] for variation in result.variations)
         seeds = tuple(variation.seed for variation in result.variations)
         return cls(pictures, seeds, model, **{name: getattr(result, name) for name in _FACTS})
 
     def decode(self) -> InpaintResult:
         """Returns the result as it was painted."""
-        images = [codecs.decode_image(picture, max_pixels=sys.maxsize, keep_exif=True) for picture in self.pictures]
+        decoded: dict[int, Picture] = {}
+        for picture in self.pictures:
+            if id(picture) not in decoded:
+                decoded[id(picture)] = codecs.decode_image(picture, max_pixels=sys.maxsize, keep_exif=True)
+        images = [decoded[id(picture)] for picture in self.pictures]
         variations = tuple(Variation(image, seed) for image, seed in zip(images, self.seeds, strict=True))
         return InpaintResult(variations, **{name: getattr(self, name) for name in _FACTS})
 
@@ -198,15 +235,28 @@ class JobStore(Protocol):
 
     lease_seconds: float
 
-    def add(self, submission: Submission, owner: str) -> tuple[Job, bool]:
+    def add(self, submission: Submission, owner: str, room_bytes: int = 0) -> tuple[Job, bool]:
         """Accepts a job durably, owned by ``owner``, or finds the one that was accepted with its key before.
+
+        Args:
+            submission: What to keep.
+            owner: This process.
+            room_bytes: Disk space to set aside for the result, so that it can be written.
 
         Returns:
             The job, and True if it was there before.
 
         Raises:
             IdempotencyConflictError: If its key was used with a different request.
+            QueueFullError: If what is kept would take more space than it may.
+            StateUnavailableError: If the disk has no room for it.
         """
+
+    def submission(self, job: Job) -> Submission:
+        """Reads what an accepted job needs to run; raises JobLostError if its upload is gone."""
+
+    def check(self) -> None:
+        """Raises StateUnavailableError if jobs cannot be accepted or ended now."""
 
     def find(self, submission: Submission) -> Job | None:
         """Returns the job that was accepted with the submission's key before; raises as :meth:`add` does."""
@@ -216,6 +266,9 @@ class JobStore(Protocol):
 
     def preview(self, job_id: str) -> bytes | None:
         """Returns the newest small PNG of an unfinished job, or None."""
+
+    def result_extent(self, job_id: str) -> ResultExtent:
+        """Returns how large the result of a job is that is done, else raises JobNotFoundError."""
 
     def result(self, job_id: str) -> JobResult:
         """Returns the result of a job that is done, else raises JobNotFoundError."""

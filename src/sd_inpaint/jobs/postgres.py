@@ -1,5 +1,6 @@
 """Accepted jobs in PostgreSQL, pictures included: any number of machines share them."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
@@ -60,6 +61,7 @@ class PostgresJobStore(SqlJobStore):
         url: ``postgresql://…``, as libpq reads it. Whoever it names may make a schema there, or owns one of this name.
         result_ttl_seconds: How long a job is kept after its end.
         lease_seconds: How long a job stays with a process that does not report on it.
+        max_bytes: Space that uploads and results may take.
         clock: Unix time in seconds, the same for all processes; None takes the server's, since machines differ.
     """
 
@@ -69,11 +71,18 @@ class PostgresJobStore(SqlJobStore):
         *,
         result_ttl_seconds: float,
         lease_seconds: float = LEASE_SECONDS,
+        max_bytes: int = sys.maxsize,
         clock: Callable[[], float] | None = None,
     ) -> None:
         database = PostgresDatabase(url, name=SCHEMA, tables=_TABLES, version=TABLES_VERSION, clock=clock)
         pictures = _Pictures(database)
-        super().__init__(database, pictures, result_ttl_seconds=result_ttl_seconds, lease_seconds=lease_seconds)
+        super().__init__(
+            database,
+            pictures,
+            result_ttl_seconds=result_ttl_seconds,
+            lease_seconds=lease_seconds,
+            max_bytes=max_bytes,
+        )
 
 
 class _Pictures:
@@ -108,3 +117,10 @@ class _Pictures:
                 execute("DELETE FROM pictures WHERE id = :id", id=job_id)
             for kind in kinds:
                 execute("DELETE FROM pictures WHERE id = :id AND kind = :kind", id=job_id, kind=kind)
+
+    def used_bytes(self) -> int:
+        with self._db.reading() as execute:
+            return int(execute("SELECT coalesce(sum(octet_length(data)), 0) AS used FROM pictures")[0]["used"])
+
+    def set_aside(self, job_id: str, size: int) -> None:
+        """Nothing: the disk is the database server's, and its operator's to watch."""

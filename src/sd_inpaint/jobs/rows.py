@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
-from sd_inpaint.jobs.job import Job, JobError, JobResult, JobState
+from sd_inpaint.jobs.job import Job, JobError, JobResult, JobState, ResultExtent
 from sd_inpaint.schema import InpaintParameters
 
 COLUMNS: Final = (
@@ -41,15 +41,30 @@ def write_error(error: JobError) -> str:
 
 
 def write_result(result: JobResult) -> tuple[str, bytes]:
-    """Writes a result as JSON, and its pictures one after another."""
+    """Writes a result as JSON, and its pictures one after another: each once, though it be there several times."""
     facts = {name: value for name, value in asdict(result).items() if name != "pictures"}
-    written = json.dumps({**facts, "sizes": [len(picture) for picture in result.pictures]})
-    return written, b"".join(result.pictures)
+    different, extent = result.different, result.extent
+    places = {id(picture): place for place, picture in enumerate(different)}
+    facts["sizes"] = [len(picture) for picture in different]
+    facts["order"] = [places[id(picture)] for picture in result.pictures]
+    facts["pixels"] = extent.pixels
+    return json.dumps(facts), b"".join(different)
+
+
+def read_extent(written: str) -> ResultExtent:
+    """Reads how large a result is."""
+    facts = json.loads(written)
+    file_bytes = sum(facts["sizes"])
+    # Results of earlier versions do not say; few pictures take less than a byte a pixel.
+    return ResultExtent(len(facts["seeds"]), file_bytes, facts.get("pixels", file_bytes))
 
 
 def read_result(written: str, data: bytes) -> JobResult:
     """Reads what :func:`write_result` wrote."""
     facts = json.loads(written)
     ends = list(itertools.accumulate(facts.pop("sizes"), initial=0))
-    pictures = tuple(data[start:end] for start, end in itertools.pairwise(ends))
+    facts.pop("pixels", None)
+    different = [data[start:end] for start, end in itertools.pairwise(ends)]
+    # Results that were written before pictures could be shared have no order.
+    pictures = tuple(different[place] for place in facts.pop("order", range(len(different))))
     return JobResult(pictures=pictures, seeds=tuple(facts.pop("seeds")), regions=tuple(facts.pop("regions")), **facts)

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Set
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.engine.lifecycle import EngineState
 from sd_inpaint.errors import (
     DeadlineExceededError,
@@ -25,6 +27,7 @@ from sd_inpaint.errors import (
     StateUnavailableError,
 )
 from sd_inpaint.imaging import codecs
+from sd_inpaint.imaging.preparation import Upload
 from sd_inpaint.jobs.job import Job, JobError, JobProgress, JobResult, JobState, JobStore, Submission
 from sd_inpaint.painter import Painter, Progress, with_seed
 from sd_inpaint.picture import Picture
@@ -48,10 +51,13 @@ CLAIMED_AT_ONCE = 2
 """Claimed jobs in the loop at a time, or as many as share a batch: the device never idles, and a job that brings the
 process down costs few others one of their runs."""
 
-WRITE_TRIES = 8
-"""An outcome that cannot be saved (a full disk, a lost database) is tried again after 0.25 s, 0.5 s, … 32 s."""
+LONGEST_REST_SECONDS = 32.0
+"""An outcome that cannot be saved (a full disk, a lost database) is tried again after 0.25 s, 0.5 s, … 32 s, 32 s."""
 
 STOP_SECONDS = 30.0
+
+RESULT_SLACK_BYTES = 1024 * 1024
+"""What a PNG takes beside its pixels: a filter byte a row, block headers, the profile."""
 
 logger = logging.getLogger("bentoml.sd_inpaint.runner")
 
@@ -65,6 +71,7 @@ class _RunningJob:
     painting: "asyncio.Task[InpaintResult]"
     progress: Progress
     is_claimed: bool
+    admitted: AdmittedRequest | None = None
     is_given_back: bool = False
     reported: JobProgress | None = None
     preview: np.ndarray | None = None
@@ -117,6 +124,7 @@ class JobRunner:
         self._open_store = open_store
         self._store: JobStore | None = None
         self._trouble = "The job store is not open yet."
+        self._accepting = 0
         self._owner = secrets.token_hex(8)
         self._runs: dict[str, _RunningJob] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -130,13 +138,25 @@ class JobRunner:
     def start(self) -> None:
         """Opens the store and starts looking for unfinished jobs; without a store, only the jobs API is off."""
         try:
-            self._store = self._open_store()
+            self._open()
         except StateUnavailableError as error:
             self._trouble = str(error)
-            logger.error("%s The jobs API is off; set SD_INPAINT_STATE_DIR to another folder.", error)
-            return
+            logger.error("%s The jobs API is off until it can be used, or SD_INPAINT_STATE_DIR is another.", error)
         self._thread.start()
         self._started.wait()
+
+    def _open(self) -> None:
+        if self._store is None:
+            self._store = self._open_store()
+            self._trouble = ""
+
+    def trouble(self) -> str | None:
+        """Returns why accepted jobs cannot be stored now, in a sentence; None where they can."""
+        return self._trouble or None
+
+    async def find(self, submission: Submission) -> Job | None:
+        """Returns the job that was accepted with the submission's key before; raises as the store does."""
+        return None if submission.key is None else await asyncio.to_thread(self.store.find, submission)
 
     @property
     def store(self) -> JobStore:
@@ -165,12 +185,12 @@ class JobRunner:
         """True once no job runs in this process."""
         return self._stopping.is_set()
 
-    async def accept(self, submission: Submission, request: InpaintRequest) -> tuple[Job, bool]:
+    async def accept(self, submission: Submission, request: InpaintRequest | AdmittedRequest) -> tuple[Job, bool]:
         """Has the device loop admit a job, then keeps it durably: once this has returned, the job will not be lost.
 
         Args:
             submission: What to keep; a random seed is drawn here.
-            request: The same, decoded and checked.
+            request: The same, decoded and checked; it is released with the job, or if the job is not accepted.
 
         Returns:
             The job, and True if its Idempotency-Key had brought it about before.
@@ -193,11 +213,12 @@ class JobRunner:
     def stop(self) -> None:
         """Waits until the outcomes of the stopped painter's jobs are saved, then ends. May be called again."""
         self._is_draining = True
-        if self._store is None:
+        if not self._started.is_set():
             return
         self._soon(self._stopping.set)
         self._thread.join(STOP_SECONDS)
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
         with self._door:
@@ -219,24 +240,30 @@ class JobRunner:
         self._loop = asyncio.get_running_loop()
         self._started.set()
         sweep_at = claim_at = 0.0
-        trouble = ""
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
+                if self._store is None or self._trouble:
+                    await asyncio.to_thread(self._open)
+                    claim_at = started
                 await self._report()
-                if started >= claim_at and not await self._claim():
-                    claim_at = started + CLAIM_SECONDS
+                if started >= claim_at:
+                    await asyncio.to_thread(self._opened.check)
+                    if not await self._claim():
+                        claim_at = started + CLAIM_SECONDS
                 if started >= sweep_at:
                     await asyncio.to_thread(self._opened.sweep)
                     sweep_at = started + SWEEP_SECONDS
-                trouble = ""
+                self._trouble = ""
             except StateUnavailableError as error:
-                if str(error) != trouble:
-                    logger.error("%s", trouble := str(error))
+                if str(error) != self._trouble:
+                    logger.error("%s", error)
+                self._trouble = str(error)
             except Exception:
                 logger.exception("A pass of the job runner failed; it will try again.")
             rest_seconds = max(TICK_SECONDS, TICK_SHARE * (time.monotonic() - started))
-            rest_seconds = min(rest_seconds, self._opened.lease_seconds / TICK_SHARE)
+            if self._store is not None:
+                rest_seconds = min(rest_seconds, self._store.lease_seconds / TICK_SHARE)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), rest_seconds)
         await self._close()
@@ -253,7 +280,20 @@ class JobRunner:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS / 2)
 
-    async def _accept(self, submission: Submission, request: InpaintRequest) -> tuple[Job, bool]:
+    async def _accept(self, submission: Submission, request: InpaintRequest | AdmittedRequest) -> tuple[Job, bool]:
+        admitted = request if isinstance(request, AdmittedRequest) else None
+        is_ours = False
+        self._accepting += 1
+        try:
+            job, was_there = await self._try_accept(submission, request)
+            is_ours = not was_there
+            return job, was_there
+        finally:
+            self._accepting -= 1
+            if admitted is not None and not is_ours:
+                admitted.release()
+
+    async def _try_accept(self, submission: Submission, request: InpaintRequest | AdmittedRequest) -> tuple[Job, bool]:
         # A retry of an accepted job is not a new job: a full queue does not refuse it.
         found = await asyncio.to_thread(self._opened.find, submission)
         if found is not None:
@@ -264,38 +304,58 @@ class JobRunner:
         await self._check_backlog()
         parameters = with_seed(request.parameters)
         submission = dataclasses.replace(submission, seed=parameters.seed)
-        run = self._begin(dataclasses.replace(request, parameters=parameters), submission.deadline_at)
+        if isinstance(request, AdmittedRequest):
+            request.parameters = parameters
+        else:
+            request = dataclasses.replace(request, parameters=parameters)
+        run = self._begin(request, submission.deadline_at)
         try:
             # The place in the queue comes first: every stored job has one.
             await _admission(run)
-            job, was_there = await asyncio.to_thread(self._opened.add, submission, self._owner)
+            job, was_there = await asyncio.to_thread(self._opened.add, submission, self._owner, _result_bytes(request))
         except BaseException:
             run.painting.cancel()
             raise
         if was_there:
             run.painting.cancel()
         else:
+            if run.admitted is not None and run.admitted.read is not None:
+                # The disk has them now.
+                run.admitted.read = lambda: _upload(self._opened.submission(job))
             self._follow(job.id, run)
         return job, was_there
 
     async def _check_backlog(self) -> None:
-        """Counts accepted jobs, those that lost their process too: they were promised a place before."""
+        """Counts accepted jobs: those without a canvas, and those that lost their process and were promised a place."""
         unowned = await asyncio.to_thread(self._opened.waiting)
-        if unowned and unowned + len(self._runs) >= self._settings.max_queue:
-            retry_after_seconds = max(1, math.ceil(self._painter.engine.waiting_seconds))
+        # One that is being accepted counts itself.
+        jobs = unowned + len(self._runs) + self._accepting - 1
+        if jobs >= self._settings.max_queue:
+            retry_after_seconds = max(1, math.ceil(self._painter.engine.waiting_seconds / jobs))
             raise QueueFullError(
-                f"The queue is full: {unowned} accepted jobs are waiting to be resumed. Try again in "
-                f"{retry_after_seconds} seconds.",
+                f"The queue is full: {jobs} accepted jobs wait or run. Try again in {retry_after_seconds} seconds.",
                 retry_after_seconds=retry_after_seconds,
             )
 
-    def _begin(self, request: InpaintRequest, deadline_at: float | None, *, force: bool = False) -> _RunningJob:
-        deadline_seconds = None if deadline_at is None else deadline_at - time.time()
-        if deadline_seconds is not None and deadline_seconds <= 0:
-            raise DeadlineExceededError("The job's deadline passed before it could be restarted.")
+    def _begin(self, request: InpaintRequest | AdmittedRequest, deadline_at: float | None) -> _RunningJob:
         progress = Progress(wants_preview=True)
-        painting = self._painter.paint(request, progress=progress, deadline_seconds=deadline_seconds, force=force)
-        return _RunningJob(asyncio.ensure_future(painting), progress, is_claimed=force)
+        painting = self._painter.paint(request, progress=progress, deadline_seconds=_seconds_until(deadline_at))
+        admitted = request if isinstance(request, AdmittedRequest) else None
+        return _RunningJob(asyncio.ensure_future(painting), progress, is_claimed=False, admitted=admitted)
+
+    def _resume(self, submission: Submission, deadline_at: float | None) -> _RunningJob:
+        """Starts a job that was accepted before: it is painted even if the queue is full."""
+        deadline_seconds = _seconds_until(deadline_at)
+        progress = Progress(wants_preview=True)
+
+        async def paint() -> InpaintResult:
+            run.admitted = await self._painter.admit(_upload(submission), force=True)
+            return await self._painter.paint(
+                run.admitted, progress=progress, deadline_seconds=deadline_seconds, force=True
+            )
+
+        run = _RunningJob(asyncio.ensure_future(paint()), progress, is_claimed=True)
+        return run
 
     def _follow(self, job_id: str, run: _RunningJob) -> None:
         self._runs[job_id] = run
@@ -307,8 +367,9 @@ class JobRunner:
         """Waits for a job to end and saves the outcome; until then its lease is renewed."""
         try:
             try:
-                result = await run.painting
-                kept = await self._work.run(JobResult.of, result, self._settings.model_name)
+                kept = await self._work.run(JobResult.of, await run.painting, self._settings.model_name)
+                if run.admitted is not None:
+                    run.admitted.keep_only(kept.extent.file_bytes)
             except asyncio.CancelledError:
                 # Given back by this process; or cancelled, or taken over by another, and then it is theirs to write.
                 if run.is_given_back:
@@ -324,17 +385,20 @@ class JobRunner:
                 await self._write(self._opened.finish, job_id, self._owner, kept)
         finally:
             del self._runs[job_id]
+            if run.admitted is not None:
+                run.admitted.release()
 
     async def _write(self, method: Callable[..., object], *arguments: object) -> None:
-        for attempt in range(WRITE_TRIES):
+        rest_seconds = TICK_SECONDS
+        while True:
             try:
                 await asyncio.to_thread(method, *arguments)
             except StateUnavailableError as error:
-                logger.error("The outcome of a job could not be saved. %s", error)
-                await asyncio.sleep(TICK_SECONDS * 2**attempt)
+                logger.error("The outcome of a job could not be saved; it is tried again. %s", error)
+                await asyncio.sleep(rest_seconds)
+                rest_seconds = min(2 * rest_seconds, LONGEST_REST_SECONDS)
             else:
                 return
-        logger.error("The outcome of a job could not be saved in %d attempts: the job will run again.", WRITE_TRIES)
 
     async def _report(self) -> None:
         """Saves the jobs' progress, renews their leases, and drops those that are no longer ours."""
@@ -368,11 +432,33 @@ class JobRunner:
         job, submission = claimed
         logger.info("Job %s is restarted (run %d).", job.id, job.runs)
         try:
-            request = await self._work.run(submission.decode)
-            self._follow(job.id, self._begin(request, job.deadline_at, force=True))
+            self._follow(job.id, self._resume(submission, job.deadline_at))
         except InpaintError as error:
             await self._write(self._opened.fail, job.id, self._owner, JobError.of(error))
         return True
+
+
+def _seconds_until(deadline_at: float | None) -> float | None:
+    if deadline_at is None:
+        return None
+    if (seconds := deadline_at - time.time()) <= 0:
+        raise DeadlineExceededError("The job's deadline passed before it could be started.")
+    return seconds
+
+
+def _upload(submission: Submission) -> Upload:
+    """The files of an accepted job, which were found sound before."""
+    # A bound that the operator has lowered since does not break the promise.
+    return Upload(submission.image, submission.mask, submission.parameters, max_pixels=sys.maxsize)
+
+
+def _result_bytes(request: InpaintRequest | AdmittedRequest) -> int:
+    """The disk space that a job's result takes at most: PNG files of noise are as large as their pixels."""
+    if isinstance(request, InpaintRequest):
+        return 0
+    channels = 4 if request.outline.has_alpha else 3
+    pictures = request.parameters.num_images if request.canvases else 1
+    return pictures * (request.pixels * channels + RESULT_SLACK_BYTES)
 
 
 async def _admission(run: _RunningJob) -> None:

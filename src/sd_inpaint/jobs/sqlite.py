@@ -2,11 +2,14 @@
 
 import logging
 import math
+import os
+import shutil
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +24,14 @@ BUSY_SECONDS: Final = 10.0
 """Processes take turns at writing, for a millisecond each."""
 
 SCHEMA_VERSION: Final = 1
+
+SPARE_BYTES: Final = 1024 * 1024
+"""What SQLite needs to delete a job when nothing else is free: a few pages, twice."""
+
+LEAST_FREE_BYTES: Final = 1024 * 1024
+"""A disk with less has no room for the smallest job."""
+
+logger = logging.getLogger("bentoml.sd_inpaint.jobs")
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -92,22 +103,61 @@ class SqliteDatabase:
 
     def __init__(self, path: Path, *, schema: str, version: int, clock: Callable[[], float]) -> None:
         self._path = path
+        self._schema = schema
+        self._version = version
         self._clock = clock
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._is_closed = False
         with self.translated():
-            db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            try:
-                db.row_factory = sqlite3.Row
-                db.execute("PRAGMA journal_mode = WAL")
-                (found,) = db.execute("PRAGMA user_version").fetchone()
-                if found not in (0, version):
-                    raise sqlite3.DatabaseError(f"the file was written by another version of this program ({found})")
-                db.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;")
-            except sqlite3.Error:
-                db.close()
+            self._open()
+
+    def _open(self) -> None:
+        """Opens the file, or makes it; one that is damaged is moved aside."""
+        try:
+            self._connection = self._connect()
+        except sqlite3.DatabaseError as error:
+            if not _is_damaged(error):
                 raise
-            self._connection = db
+            self._connection = self._replace()
+        self._file = _identity(self._path)
+
+    def _connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA journal_mode = WAL")
+            # What is deleted is overwritten: prompts are private.
+            db.execute("PRAGMA secure_delete = ON")
+            (found,) = db.execute("PRAGMA user_version").fetchone()
+            if found not in (0, self._version):
+                raise sqlite3.DatabaseError(f"the file was written by another version of this program ({found})")
+            db.executescript(f"BEGIN IMMEDIATE; {self._schema} PRAGMA user_version = {self._version}; COMMIT;")
+        except sqlite3.Error:
+            db.close()
+            raise
+        return db
+
+    def _replace(self) -> sqlite3.Connection:
+        """Moves a damaged file aside, unless another process has just done so."""
+        with _locked(self._path.with_name("replacing")):
+            try:
+                return self._connect()
+            except sqlite3.DatabaseError as error:
+                if not _is_damaged(error):
+                    raise
+                self._move_aside(error)
+                return self._connect()
+
+    def _move_aside(self, error: sqlite3.Error) -> None:
+        """Makes room for a new database; the damaged one stays for whoever can read it."""
+        aside = self._path.with_name(f"{self._path.name}.damaged-{int(self._clock())}")
+        logger.error("The job database is damaged (%s): it was moved to %s, and jobs in it are lost.", error, aside)
+        for ending in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                self._path.with_name(self._path.name + ending).replace(aside.with_name(aside.name + ending))
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -126,9 +176,26 @@ class SqliteDatabase:
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self.translated():
-            if self._connection is None:
+            if self._is_closed:
                 raise StateUnavailableError("The server is shutting down.")
-            yield self._connection
+            # A folder that was removed, and came back or not: the open file is nobody's any more.
+            if self._connection is None or self._file != _identity(self._path):
+                self._disconnect()
+                self._open()
+            if self._connection is None:
+                raise StateUnavailableError("The job database is not open.")
+            try:
+                yield self._connection
+            except sqlite3.DatabaseError as error:
+                if _is_damaged(error):
+                    self._disconnect()
+                raise
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+        self._connection = None
 
     def _runner(self, db: sqlite3.Connection) -> Execute:
         def execute(statement: str, /, **values: object) -> list[sqlite3.Row]:
@@ -157,9 +224,33 @@ class SqliteDatabase:
     def close(self) -> None:
         """Ends the connection; may be called again."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+            self._is_closed = True
+            self._disconnect()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lets one process of the machine in at a time."""
+    with path.open("wb") as file:
+        # Windows has other locks; two servers of one folder are a matter of deployments on Linux.
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What file a path names now; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_damaged(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class SqliteJobStore(SqlJobStore):
@@ -169,6 +260,7 @@ class SqliteJobStore(SqlJobStore):
         folder: Is created if missing, for this user only: it holds callers' uploads.
         result_ttl_seconds: How long a job is kept after its end.
         lease_seconds: How long a job stays with a process that does not report on it.
+        max_bytes: Space that uploads and results may take, and what is set aside for results.
         clock: Unix time in seconds, the same for all processes.
 
     Raises:
@@ -181,8 +273,10 @@ class SqliteJobStore(SqlJobStore):
         *,
         result_ttl_seconds: float,
         lease_seconds: float = LEASE_SECONDS,
+        max_bytes: int = sys.maxsize,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._folder = folder
         self._files = JobFiles(folder / "files")
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -190,7 +284,47 @@ class SqliteJobStore(SqlJobStore):
         except OSError as error:
             raise unavailable(folder, error) from error
         database = SqliteDatabase(folder / "jobs.sqlite3", schema=_SCHEMA, version=SCHEMA_VERSION, clock=clock)
-        super().__init__(database, self._files, result_ttl_seconds=result_ttl_seconds, lease_seconds=lease_seconds)
+        super().__init__(
+            database,
+            self._files,
+            result_ttl_seconds=result_ttl_seconds,
+            lease_seconds=lease_seconds,
+            max_bytes=max_bytes,
+        )
+        self._spare = folder / "spare"
+        self._keep_spare()
+
+    def check(self) -> None:
+        """Sees whether the folder is there, can be written and has some room."""
+        super().check()
+        with self._db.translated():
+            self._files.make()
+            self._keep_spare()
+            left = shutil.disk_usage(self._folder).free
+        if left < LEAST_FREE_BYTES:
+            raise StateUnavailableError(f"The disk that keeps accepted jobs is full: {left} bytes are free.")
+
+    def remove(self, job_id: str) -> None:
+        """Cancels or deletes, on a full disk too: it is how callers make room."""
+        try:
+            super().remove(job_id)
+        except StateUnavailableError:
+            with self._db.translated():
+                self._spare.unlink()
+            super().remove(job_id)
+        # The log of changes still has what was overwritten in the database itself.
+        with suppress(StateUnavailableError), self._db.reading() as execute:
+            execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _keep_spare(self) -> None:
+        """Sets a little disk space aside, which a full disk leaves for deletions."""
+        if self._spare.exists() or not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            with self._spare.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, SPARE_BYTES)
+        except OSError:
+            self._spare.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Deletes expired jobs, and files left by a crash."""

@@ -6,14 +6,26 @@ the database's clock, in seconds of Unix time.
 
 import re
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from typing import Final, Protocol
 
-from sd_inpaint.errors import IdempotencyConflictError, JobLostError, JobNotFoundError
-from sd_inpaint.jobs.job import MAX_RUNS, Job, JobError, JobProgress, JobResult, JobState, Submission, estimated_steps
-from sd_inpaint.jobs.rows import COLUMNS, Row, read_job, read_result, write_error, write_result
+from sd_inpaint.errors import IdempotencyConflictError, JobLostError, JobNotFoundError, QueueFullError
+from sd_inpaint.jobs.job import (
+    MAX_RUNS,
+    Job,
+    JobError,
+    JobProgress,
+    JobResult,
+    JobState,
+    ResultExtent,
+    Submission,
+    estimated_steps,
+)
+from sd_inpaint.jobs.rows import COLUMNS, Row, read_extent, read_job, read_result, write_error, write_result
+from sd_inpaint.schema import InpaintParameters
 
 LEASE_SECONDS: Final = 10.0
 """Renewed several times a second; long enough for a process that is starved of the CPU, short enough to wait for."""
@@ -24,7 +36,10 @@ ID_BYTES: Final = 18
 _ID: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 UPLOADS: Final = ("image", "mask")
-"""Kinds of picture needed to start a job again. The third kind is "result"."""
+"""Kinds of picture needed to start a job again. Of the others, "result" is the result, "room" the space for it."""
+
+QUOTA_RETRY_SECONDS: Final = 60
+"""How often expired results are deleted, which makes room."""
 
 _FREE: Final = "live AND (owner IS NULL OR lease_until <= :now - :grace)"
 
@@ -78,7 +93,8 @@ WHERE number = (SELECT number FROM jobs WHERE {free} ORDER BY number LIMIT 1 {sk
 
 # A key is free again with its job: the caller who took the job back may want another.
 _REMOVE: Final = """
-UPDATE jobs SET state = CASE WHEN state IN ('done', 'failed') THEN 'deleted' ELSE 'cancelled' END,
+UPDATE jobs SET parameters = :parameters, error = NULL,
+    state = CASE WHEN state IN ('done', 'failed') THEN 'deleted' ELSE 'cancelled' END,
     version = version + 1, owner = NULL, key = NULL, preview = NULL, result = NULL, queue_position = 0,
     seconds_left = NULL, finished_at = coalesce(finished_at, :now), expires_at = coalesce(expires_at, :now + :ttl)
 WHERE id = :id AND state NOT IN ('cancelled', 'deleted') RETURNING id
@@ -128,6 +144,22 @@ class Pictures(Protocol):
     def remove(self, job_id: str, *kinds: str) -> None:
         """Deletes a job's files of these kinds, or all of them; missing ones are ignored."""
 
+    def used_bytes(self) -> int:
+        """Returns the space that all files take, and what is set aside for more."""
+
+    def set_aside(self, job_id: str, size: int) -> None:
+        """Takes disk space for a job's result, where the place can: until its files are removed.
+
+        Raises:
+            StateUnavailableError, OSError: If there is not so much.
+        """
+
+
+def _without_texts(row: Row) -> str:
+    """The parameters of a job that is taken back: the caller's words are gone, what is still shown of it stays."""
+    parameters = InpaintParameters.model_validate_json(row["parameters"])
+    return parameters.model_copy(update={"prompt": "", "negative_prompt": ""}).model_dump_json()
+
 
 class SqlJobStore:
     """A :class:`sd_inpaint.jobs.job.JobStore` over a database and a place for pictures.
@@ -137,28 +169,62 @@ class SqlJobStore:
         pictures: Are kept as durably as rows.
         result_ttl_seconds: How long a job is kept after its end.
         lease_seconds: How long a job stays with a process that does not report on it.
+        max_bytes: Space that uploads and results may take.
     """
 
     def __init__(
-        self, database: Database, pictures: Pictures, *, result_ttl_seconds: float, lease_seconds: float = LEASE_SECONDS
+        self,
+        database: Database,
+        pictures: Pictures,
+        *,
+        result_ttl_seconds: float,
+        lease_seconds: float = LEASE_SECONDS,
+        max_bytes: int = sys.maxsize,
     ) -> None:
+        self._max_bytes = max_bytes
         self.lease_seconds = lease_seconds
         self._ttl = float(result_ttl_seconds)
         self._db = database
         self._pictures = pictures
         self._claim = _CLAIM.format(free=_FREE, skip_locked=database.skip_locked, columns=COLUMNS)
 
-    def add(self, submission: Submission, owner: str) -> tuple[Job, bool]:
+    def add(self, submission: Submission, owner: str, room_bytes: int = 0) -> tuple[Job, bool]:
         """Accepts a job."""
         job_id = secrets.token_urlsafe(ID_BYTES)
         files = {"image": submission.image, "mask": submission.mask}
-        with self._db.translated(), self._pictures.drafted(job_id, files) as keep, self._db.writing() as execute:
-            while not self._inserted(execute, job_id, submission, owner):
-                # Where it has gone since, the key is free by now.
-                if found := self._find(execute, submission):
-                    return found, True
-            keep(execute)
+        self._check_quota(sum(map(len, files.values())) + room_bytes)
+        is_new = False
+        try:
+            with self._db.translated():
+                self._pictures.set_aside(job_id, room_bytes)
+                with self._pictures.drafted(job_id, files) as keep, self._db.writing() as execute:
+                    while not self._inserted(execute, job_id, submission, owner):
+                        # Where it has gone since, the key is free by now.
+                        if found := self._find(execute, submission):
+                            return found, True
+                    keep(execute)
+            is_new = True
+        finally:
+            if not is_new:
+                self._forget(job_id, "room")
         return self.get(job_id), False
+
+    def _check_quota(self, size: int) -> None:
+        with self._db.translated():
+            used = self._pictures.used_bytes()
+        if used + size > self._max_bytes:
+            raise QueueFullError(
+                f"Accepted jobs take {used} of {self._max_bytes} bytes, and this one needs {size}. Delete jobs, or try "
+                f"again in {QUOTA_RETRY_SECONDS} seconds.",
+                retry_after_seconds=QUOTA_RETRY_SECONDS,
+                reason="state_space",
+                max_bytes=self._max_bytes,
+            )
+
+    def check(self) -> None:
+        """Asks the database for its lock for writing, and gives it back."""
+        with self._db.writing(durably=False):
+            pass
 
     def _inserted(self, execute: Execute, job_id: str, submission: Submission, owner: str) -> bool:
         if submission.key is not None:
@@ -207,11 +273,19 @@ class SqlJobStore:
         found: bytes | None = self._row(job_id, "preview")["preview"]
         return found
 
-    def result(self, job_id: str) -> JobResult:
-        """Reads a result."""
-        written = self._row(job_id, "result")["result"]
+    def result_extent(self, job_id: str) -> ResultExtent:
+        """Reads how large a result is."""
+        return read_extent(self._written(job_id))
+
+    def _written(self, job_id: str) -> str:
+        written: str | None = self._row(job_id, "result")["result"]
         if written is None:
             raise JobNotFoundError("The job has no result.")
+        return written
+
+    def result(self, job_id: str) -> JobResult:
+        """Reads a result."""
+        written = self._written(job_id)
         with self._db.translated():
             try:
                 return read_result(written, self._pictures.read(job_id, "result"))
@@ -236,6 +310,7 @@ class SqlJobStore:
     def finish(self, job_id: str, owner: str, result: JobResult) -> bool:
         """Keeps a result."""
         written, pictures = write_result(result)
+        self._forget(job_id, "room")
         with (
             self._db.translated(),
             self._pictures.drafted(job_id, {"result": pictures}) as keep,
@@ -298,20 +373,22 @@ class SqlJobStore:
             if not rows:
                 return None
             job = read_job(rows[0])
-            if job.runs > MAX_RUNS:
-                reason = f"The job was started {MAX_RUNS} times and the server died each time; it will not run again."
-            elif submission := self._submission(job):
-                return job, submission
-            else:
-                reason = "The job's upload no longer exists, so the job cannot run."
-            self.fail(job.id, owner, JobError.of(JobLostError(reason)))
+            try:
+                if job.runs > MAX_RUNS:
+                    raise JobLostError(
+                        f"The job was started {MAX_RUNS} times and the server died each time; it will not run again."
+                    )
+                return job, self.submission(job)
+            except JobLostError as error:
+                self.fail(job.id, owner, JobError.of(error))
 
-    def _submission(self, job: Job) -> Submission | None:
+    def submission(self, job: Job) -> Submission:
+        """Reads an upload."""
         with self._db.translated():
             try:
                 image, mask = (self._pictures.read(job.id, kind) for kind in UPLOADS)
-            except FileNotFoundError:
-                return None
+            except FileNotFoundError as error:
+                raise JobLostError("The job's upload no longer exists, so the job cannot run.") from error
         return Submission(image, mask, job.parameters, job.parameters.seed)
 
     def remove(self, job_id: str) -> None:
@@ -319,7 +396,8 @@ class SqlJobStore:
         if not _ID.fullmatch(job_id):
             raise JobNotFoundError("No such job: the id is unknown, or the job has expired.")
         with self._db.writing() as execute:
-            removed = execute(_REMOVE, id=job_id, ttl=self._ttl)
+            rows = execute("SELECT parameters FROM jobs WHERE id = :id", id=job_id)
+            removed = rows and execute(_REMOVE, id=job_id, ttl=self._ttl, parameters=_without_texts(rows[0]))
             if not removed and not execute("SELECT id FROM jobs WHERE id = :id", id=job_id):
                 raise JobNotFoundError("No such job: the id is unknown, or the job has expired.")
         if removed:

@@ -12,7 +12,8 @@ from PIL import Image
 
 import sd_inpaint.http.endpoints.page
 from sd_inpaint.http.endpoints.page import FILES
-from tests.field.pictures import TURNED, colourful
+from tests.field.pictures import colourful
+from tests.field.turned import TURNED
 from tests.support.edge import INPAINT, App, check_shape, form, make_app
 from tests.support.pictures import opened, photo
 from tests.support.repository import ROOT

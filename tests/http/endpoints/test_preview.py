@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from sd_inpaint.imaging import icc
-from tests.field.pictures import P3, TURNED, colourful, saved
+from tests.field.pictures import P3, colourful, saved
+from tests.field.turned import TURNED
 from tests.support.edge import App, check_shape, make_app
 from tests.support.pictures import photo, written
 

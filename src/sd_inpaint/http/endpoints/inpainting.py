@@ -5,6 +5,7 @@ import logging
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.errors import InpaintError, InvalidParameterError
 from sd_inpaint.http.endpoints.painting import Painting
 from sd_inpaint.http.middleware.access_log import request_id
@@ -14,7 +15,7 @@ from sd_inpaint.http.wire.forms import Form, FormFields, read_form
 from sd_inpaint.http.wire.parameters import read_parameters
 from sd_inpaint.http.wire.results import render
 from sd_inpaint.imaging import codecs
-from sd_inpaint.schema import InpaintParameters, InpaintRequest
+from sd_inpaint.schema import InpaintParameters
 
 logger = logging.getLogger("bentoml.sd_inpaint.http")
 
@@ -41,11 +42,11 @@ class Inpainting:
             logger.exception("Request %s failed", request_id(request))
             return error_response(InternalError(request_id(request)))
 
-    async def read_upload(self, request: Request) -> tuple[Form, InpaintRequest]:
-        """Reads, decodes and checks everything that a request asks for.
+    async def read_form(self, request: Request) -> tuple[Form, InpaintParameters]:
+        """Reads everything that a request asks for; its pictures are still files.
 
         Returns:
-            The form as it came, and what it asks for.
+            The form as it came, and what it asks for beside the files.
 
         Raises:
             CallerError: If it cannot be served as it was sent.
@@ -55,25 +56,29 @@ class Inpainting:
             raise InvalidParameterError(f"The query parameter {name!r} is not supported; send form fields.", field=name)
         form = await read_form(request, FIELDS)
         parameters = read_parameters(form.texts)
-        return form, await self._painting.decode(form.files["image"], form.files["mask"], parameters)
+        return form, parameters
+
+    async def _admit(self, request: Request) -> AdmittedRequest:
+        form, parameters = await self.read_form(request)
+        return await self._painting.admit(request, form.files["image"], form.files["mask"], parameters)
 
     async def _inpaint(self, request: Request) -> Response:
         # 1. Refuse what can be refused before the body is read.
         self._painting.check_open()
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
-        _, inpaint_request = await self.read_upload(request)
-        parameters = inpaint_request.parameters
-        result_format = choose_format(request, parameters)
-        codecs.check_encodable(inpaint_request.image.size, result_format.image_format)
-        # 3. Paint the picture.
-        result = await self._painting.paint(request, inpaint_request, deadline_seconds)
-        # 4. Write the response.
-        return await self._painting.work(
-            render,
-            result,
-            result_format=result_format,
-            model=self._painting.model,
-            request_id=request_id(request),
-            parameters=self._painting.metadata(parameters),
-        )
+        with await self._admit(request) as admitted:
+            parameters = admitted.parameters
+            result_format = choose_format(request, parameters)
+            codecs.check_encodable(admitted.size, result_format.image_format)
+            # 3. Paint the picture.
+            result = await self._painting.paint(request, admitted, deadline_seconds)
+            # 4. Write the response.
+            return await self._painting.work(
+                render,
+                result,
+                result_format=result_format,
+                model=self._painting.model,
+                request_id=request_id(request),
+                parameters=self._painting.metadata(parameters),
+            )

@@ -11,7 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from sd_inpaint.errors import InvalidParameterError, JobNotFoundError, JobNotReadyError
+from sd_inpaint.admission import FINISH_BYTES_PER_PIXEL
+from sd_inpaint.errors import InpaintError, InvalidParameterError, JobNotFoundError, JobNotReadyError
 from sd_inpaint.http.endpoints.inpainting import Inpainting
 from sd_inpaint.http.endpoints.job_events import stream_events
 from sd_inpaint.http.endpoints.painting import Painting
@@ -62,17 +63,26 @@ class Jobs:
             self._painting.check_open()
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
-        form, inpaint_request = await self._inpainting.read_upload(request)
-        codecs.check_encodable(inpaint_request.image.size, check_job_format(inpaint_request.parameters))
+        form, parameters = await self._inpainting.read_form(request)
+        image_format = check_job_format(parameters)
         submission = Submission(
             image=form.files["image"],
             mask=form.files["mask"],
-            parameters=inpaint_request.parameters,
+            parameters=parameters,
             key=key,
             deadline_at=None if deadline_seconds is None else time.time() + deadline_seconds,
         )
         # 3. Get a place in the queue, and one on the disk.
-        job, was_there = await self._runner.accept(submission, inpaint_request)
+        job = await self._runner.find(submission)
+        was_there = job is not None
+        if job is None:
+            admitted = await self._painting.admit(request, submission.image, submission.mask, parameters)
+            try:
+                codecs.check_encodable(admitted.size, image_format)
+            except InpaintError:
+                admitted.release()
+                raise
+            job, was_there = await self._runner.accept(submission, admitted)
         shown = describe(job, path_prefix(request))
         headers = {"Location": str(shown["url"]), **NO_STORE}
         if was_there:
@@ -93,7 +103,10 @@ class Jobs:
         if job.state is not JobState.DONE:
             raise JobNotReadyError("The job is not done yet.", state=str(job.state), seconds_left=job.seconds_left)
         result_format = _choose_format(request, job.parameters)
-        return await self._painting.work(self._render, job, result_format, request_id(request))
+        extent = await anyio.to_thread.run_sync(self._runner.store.result_extent, job.id)
+        size = extent.file_bytes * (1 + extent.count) + extent.pixels * FINISH_BYTES_PER_PIXEL
+        async with self._painting.memory_for(request, size):
+            return await self._painting.work(self._render, job, result_format, request_id(request))
 
     def _render(self, job: Job, result_format: ResultFormat, request_id: str) -> Response:
         kept = self._runner.store.result(job.id)

@@ -7,14 +7,16 @@ of ``/sd-inpaint/inpaint`` may be sent under its own name (``extra_body`` of the
 
 import asyncio
 import base64
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.errors import InvalidParameterError, MissingFieldError
 from sd_inpaint.http.endpoints.openai_stream import EditStream
 from sd_inpaint.http.endpoints.painting import Painting
@@ -29,7 +31,7 @@ from sd_inpaint.imaging import codecs
 from sd_inpaint.imaging.codecs import ImageFormat
 from sd_inpaint.imaging.pair import read_transparency
 from sd_inpaint.painter import Progress
-from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintRequest, InpaintResult
+from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintResult
 
 IMAGE_FIELDS = ("image", "image[]")
 """The second is what the Python client makes of a list."""
@@ -109,20 +111,27 @@ class OpenAIEdits:
         # 2. Read the request.
         form = await read_form(request, FIELDS)
         options = read_options(form.texts)
-        inpaint_request = await self._decode(form, options)
-        codecs.check_encodable(inpaint_request.image.size, options.image_format)
-        if options.is_streamed:
-            return await self._stream(request, inpaint_request, options, deadline_seconds)
-        # 3. Paint the picture.
-        result = await self._painting.paint(request, inpaint_request, deadline_seconds)
-        # 4. Write the response.
-        return await self._painting.work(self._render, result, options)
+        with contextlib.ExitStack() as until_answered:
+            admitted = until_answered.enter_context(await self._admit(request, form, options))
+            del form
+            codecs.check_encodable(admitted.size, options.image_format)
+            if options.is_streamed:
+                return await self._stream(request, admitted, options, deadline_seconds, until_answered)
+            # 3. Paint the picture.
+            result = await self._painting.paint(request, admitted, deadline_seconds)
+            # 4. Write the response.
+            return await self._painting.work(self._render, result, options)
 
     async def _stream(
-        self, request: Request, inpaint_request: InpaintRequest, options: EditOptions, deadline_seconds: float | None
+        self,
+        request: Request,
+        admitted: AdmittedRequest,
+        options: EditOptions,
+        deadline_seconds: float | None,
+        until_answered: contextlib.ExitStack,
     ) -> Response:
         progress = Progress(wants_preview=options.partial_images > 0)
-        painting = asyncio.ensure_future(self._painting.paint(request, inpaint_request, deadline_seconds, progress))
+        painting = asyncio.ensure_future(self._painting.paint(request, admitted, deadline_seconds, progress))
         admission = asyncio.ensure_future(progress.admitted.wait())
         try:
             # An early refusal has its own status; only later errors have to be sent as an event.
@@ -142,13 +151,14 @@ class OpenAIEdits:
             )
 
         async def encode_partial() -> bytes | None:
+            await self._painting.make_room_for_results(admitted)
             return await self._painting.work(write_partial)
 
         async def encode_result(result: InpaintResult) -> list[tuple[int, bytes]]:
             return await self._painting.work(self._encode, result, options)
 
         facts: dict[str, object] = {
-            "size": f"{inpaint_request.image.width}x{inpaint_request.image.height}",
+            "size": "{}x{}".format(*admitted.size),
             "quality": options.quality,
             "background": "opaque",
             "output_format": str(options.image_format),
@@ -156,28 +166,29 @@ class OpenAIEdits:
         stream = EditStream(
             request.scope["path"], request_id(request), options.partial_images, facts, encode_partial, encode_result
         )
-        return sse.stream(stream.events(painting, progress))
+        return sse.stream(_closing(until_answered.pop_all(), stream.events(painting, progress)))
 
     async def get_models(self, request: Request) -> Response:
         """Lists the one model that is served."""
         model = {"id": self._painting.model, "object": "model", "created": 0, "owned_by": "sd-inpaint"}
         return JSONResponse({"object": "list", "data": [model]})
 
-    async def _decode(self, form: Form, options: EditOptions) -> InpaintRequest:
+    async def _admit(self, request: Request, form: Form, options: EditOptions) -> AdmittedRequest:
         sent = [form.files[name] for name in IMAGE_FIELDS if name in form.files]
         if len(sent) != 1:
             raise MissingFieldError("Exactly one picture must be sent, as 'image'.", field="image")
-        inpaint_request = await self._painting.decode(
-            sent[0], form.files.get("mask"), options.parameters, read_transparency
+        admitted = await self._painting.admit(
+            request, sent[0], form.files.get("mask"), options.parameters, read_transparency
         )
-        own_size = "{}x{}".format(*inpaint_request.image.size)
+        own_size = "{}x{}".format(*admitted.size)
         if options.size not in ("auto", own_size):
+            admitted.release()
             raise InvalidParameterError(
                 f"size must be auto or the picture's own, {own_size}: the result has the picture's size.",
                 field="size",
                 value=options.size[:40],
             )
-        return inpaint_request
+        return admitted
 
     def _encode(self, result: InpaintResult, options: EditOptions) -> list[tuple[int, bytes]]:
         parameters = self._painting.metadata(options.parameters)
@@ -194,6 +205,13 @@ class OpenAIEdits:
             "size": "{}x{}".format(*result.size),
         }
         return JSONResponse(body, headers=describing_headers(result, self._painting.model))
+
+
+async def _closing(until_answered: contextlib.ExitStack, events: AsyncIterator[str]) -> AsyncIterator[str]:
+    """Yields the same events, and lets go of the request when they end or nobody reads on."""
+    with until_answered:
+        async for event in events:
+            yield event
 
 
 def read_options(texts: Mapping[str, str]) -> EditOptions:

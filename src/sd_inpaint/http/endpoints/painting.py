@@ -2,23 +2,30 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 from starlette.requests import Request
 
-from sd_inpaint.errors import InpaintError, RequestCancelledError
+from sd_inpaint.admission import AdmittedRequest, ReadPicture
+from sd_inpaint.errors import DeadlineExceededError, InpaintError, RequestCancelledError
+from sd_inpaint.http.middleware.body_limit import forget_body
 from sd_inpaint.http.wire.headers import DEADLINE
 from sd_inpaint.http.wire.parameters import read_seconds
-from sd_inpaint.imaging.pair import ReadMask, decode_pair, read_luminance
+from sd_inpaint.imaging.pair import ReadMask, read_luminance
+from sd_inpaint.imaging.preparation import Upload
 from sd_inpaint.imaging.preview import render_preview
 from sd_inpaint.painter import Painter, Progress
 from sd_inpaint.picture_work import PictureWork
-from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult, SchedulerName
+from sd_inpaint.schema import InpaintParameters, InpaintResult, SchedulerName
 from sd_inpaint.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+LEAST_SECONDS = 0.001
+"""What is left of a deadline that passes at this moment: the device's queue says that it has."""
 
 
 class Painting:
@@ -47,17 +54,59 @@ class Painting:
         sent = request.headers.get(DEADLINE)
         return None if sent is None else read_seconds(DEADLINE, sent, self._settings.deadline_seconds)
 
-    async def decode(
-        self, image: bytes, mask: bytes | None, parameters: InpaintParameters, read_mask: ReadMask = read_luminance
-    ) -> InpaintRequest:
-        """Decodes what a caller sent, within the operator's bounds; as :func:`~sd_inpaint.imaging.pair.decode_pair`."""
-        return await self.work(
-            decode_pair, image, mask, parameters, max_pixels=self._settings.max_pixels, read_mask=read_mask
-        )
+    async def admit(
+        self,
+        request: Request,
+        image: bytes,
+        mask: bytes | None,
+        parameters: InpaintParameters,
+        read_mask: ReadMask = read_luminance,
+    ) -> AdmittedRequest:
+        """Decodes and checks what a caller sent, in its turn; gives up at the deadline, or when the client disconnects.
 
-    async def preview(self, image: bytes) -> tuple[bytes, tuple[int, int]]:
-        """Shows a picture small, as :func:`~sd_inpaint.imaging.preview.render_preview`."""
-        return await self.work(render_preview, image, max_pixels=self._settings.max_pixels)
+        Whoever gets it releases it, once the result is on its way.
+
+        Raises:
+            InpaintError: As :meth:`sd_inpaint.painter.Painter.admit` does.
+            DeadlineExceededError: If the deadline passes before that.
+            RequestCancelledError: If the client disconnects.
+        """
+        started = time.monotonic()
+        upload = Upload(image, mask, parameters, self._settings.max_pixels, read_mask)
+        admitted = await self._in_time(request, self._painter.admit(upload))
+        admitted.waited_seconds = time.monotonic() - started
+        if admitted.read is None:
+            # The pixels are here: the files are no longer needed.
+            forget_body(request)
+        return admitted
+
+    @contextlib.asynccontextmanager
+    async def memory_for(self, request: Request, size: int) -> AsyncIterator[None]:
+        """Holds memory for pictures, in bytes, once there is room; raises as :meth:`admit` does."""
+        with await self._in_time(request, self._work.budget.pictures.wait(size)):
+            yield
+
+    async def _in_time(self, request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
+        seconds = self.deadline_seconds(request) or self._settings.deadline_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await _unless_gone(request, coroutine)
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"The deadline passed after {seconds:.0f} seconds, before there was room for the picture."
+            ) from error
+
+    async def make_room_for_results(self, admitted: AdmittedRequest) -> None:
+        """Waits for the memory that putting a picture together takes, where that happens before the end."""
+        await self._painter.make_room_for_results(admitted)
+
+    async def preview(self, request: Request, image: bytes) -> tuple[bytes, tuple[int, int]]:
+        """Shows a picture small, as :func:`~sd_inpaint.imaging.preview.render_preview` does."""
+        return await self.read_picture(request, render_preview, image)
+
+    async def read_picture(self, request: Request, read: ReadPicture[T], image: bytes) -> T:
+        """Has a function of a module read a caller's picture, where it can be stopped; raises as :meth:`admit` does."""
+        return await self._in_time(request, self._painter.read_picture(read, image))
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does work on whole pictures, off the event loop and in its turn."""
@@ -74,25 +123,31 @@ class Painting:
     async def paint(
         self,
         request: Request,
-        inpaint_request: InpaintRequest,
+        admitted: AdmittedRequest,
         deadline_seconds: float | None,
         progress: Progress | None = None,
     ) -> InpaintResult:
         """Paints, but gives up as soon as the client disconnects: nobody would read the picture."""
-        painting = asyncio.ensure_future(
-            self._painter.paint(inpaint_request, progress=progress, deadline_seconds=deadline_seconds)
-        )
-        leaving = asyncio.ensure_future(_disconnected(request))
-        try:
-            await asyncio.wait({painting, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not painting.done():
-                raise RequestCancelledError("The client disconnected before the picture was done.")
-            return painting.result()
-        finally:
-            leaving.cancel()
-            if painting.cancel():
-                with contextlib.suppress(asyncio.CancelledError, InpaintError):
-                    await painting
+        if deadline_seconds is not None:
+            deadline_seconds = max(LEAST_SECONDS, deadline_seconds - admitted.waited_seconds)
+        painting = self._painter.paint(admitted, progress=progress, deadline_seconds=deadline_seconds)
+        return await _unless_gone(request, painting)
+
+
+async def _unless_gone(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
+    """Awaits something for a client, and cancels it when the client disconnects."""
+    working = asyncio.ensure_future(coroutine)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise RequestCancelledError("The client disconnected before the picture was done.")
+        return working.result()
+    finally:
+        leaving.cancel()
+        if working.cancel():
+            with contextlib.suppress(asyncio.CancelledError, InpaintError):
+                await working
 
 
 async def _disconnected(request: Request) -> None:

@@ -28,6 +28,6 @@ class Preview:
     async def post(self, request: Request) -> Response:
         """Answers with a small PNG, upright and in sRGB; the picture's own size is in a header."""
         form = await read_form(request, FIELDS)
-        file, (width, height) = await self._painting.preview(form.files["image"])
+        file, (width, height) = await self._painting.preview(request, form.files["image"])
         headers = {IMAGE_SIZE: f"{width}x{height}", **NO_STORE}
         return Response(file, media_type=ImageFormat.PNG.media_type, headers=headers)

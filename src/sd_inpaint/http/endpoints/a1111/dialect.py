@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.errors import InvalidParameterError
 from sd_inpaint.http.endpoints.a1111 import lists
 from sd_inpaint.http.endpoints.a1111.base64_pictures import decode_picture
@@ -28,7 +29,7 @@ from sd_inpaint.http.wire.results import describing_headers, encode_all
 from sd_inpaint.imaging import codecs, provenance
 from sd_inpaint.imaging.codecs import ImageFormat
 from sd_inpaint.imaging.pair import read_opacity
-from sd_inpaint.schema import InpaintRequest, InpaintResult
+from sd_inpaint.schema import InpaintResult
 
 NOTHING_TO_DO = ("refresh-checkpoints", "refresh-embeddings", "refresh-loras", "refresh-vae", "reload-checkpoint")
 """Calls that have nothing to do: the one model stays as it is."""
@@ -87,15 +88,15 @@ class A1111:
         body = await read_json_body(request)
         call = await self._painting.work(lambda: read_call(parse_json_object(body), self._painting.model))
         read_mask = functools.partial(read_opacity, rounds=call.rounds_mask)
-        inpaint_request = await self._painting.decode(call.image, call.mask, call.parameters, read_mask)
-        _check_size(call, inpaint_request)
-        # 3. Paint the picture.
-        with self._running.enter(caller(request)) as run:
-            result = await run.painting(
-                self._painting.paint(request, inpaint_request, deadline_seconds, progress=run.progress)
-            )
-        # 4. Write the response.
-        return await self._painting.work(self._render, result, call)
+        with await self._painting.admit(request, call.image, call.mask, call.parameters, read_mask) as admitted:
+            _check_size(call, admitted)
+            # 3. Paint the picture.
+            with self._running.enter(caller(request)) as run:
+                result = await run.painting(
+                    self._painting.paint(request, admitted, deadline_seconds, progress=run.progress)
+                )
+            # 4. Write the response.
+            return await self._painting.work(self._render, result, call)
 
     async def get_progress(self, request: Request) -> Response:
         """Returns the progress of the caller's oldest call, with the picture so far."""
@@ -131,7 +132,11 @@ class A1111:
     async def read_png(self, request: Request) -> Response:
         """Reads the parameters that a picture's file carries."""
         body = await read_json_body(request)
-        return JSONResponse(await self._painting.work(self._read_png, body))
+        file = await self._painting.work(_read_png, body)
+        text = await self._painting.read_picture(request, codecs.read_text, file)
+        return JSONResponse(
+            {"info": text, "items": {"parameters": text} if text else {}, "parameters": parse_infotext(text)}
+        )
 
     async def do_nothing(self, request: Request) -> Response:
         """Answers a call that has nothing to do."""
@@ -140,14 +145,6 @@ class A1111:
     async def refuse(self, request: Request) -> Response:
         """Says why a call of the web UI's is not answered."""
         raise NotFoundError(NOT_DONE[request.scope["path"].rpartition("/")[2]])
-
-    def _read_png(self, body: bytes) -> dict[str, Any]:
-        sent = parse_json_object(body)
-        if unknown := next((name for name in sent if name != "image"), None):
-            raise InvalidParameterError(f"The field {unknown[:100]!r} is unknown.", field=unknown[:100])
-        file = decode_picture("image", sent.get("image"))
-        text = codecs.read_text(file)
-        return {"info": text, "items": {"parameters": text} if text else {}, "parameters": parse_infotext(text)}
 
     def _render(self, result: InpaintResult, call: Img2Img) -> Response:
         model, parameters = self._painting.model, call.parameters
@@ -186,6 +183,13 @@ class A1111:
         return JSONResponse(body, headers=describing_headers(result, model))
 
 
+def _read_png(body: bytes) -> bytes:
+    sent = parse_json_object(body)
+    if unknown := next((name for name in sent if name != "image"), None):
+        raise InvalidParameterError(f"The field {unknown[:100]!r} is unknown.", field=unknown[:100])
+    return decode_picture("image", sent.get("image"))
+
+
 def _listing(make: Callable[[], Any]) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
         return JSONResponse(make(), headers=NO_STORE)
@@ -193,8 +197,8 @@ def _listing(make: Callable[[], Any]) -> Callable[[Request], Any]:
     return answer
 
 
-def _check_size(call: Img2Img, inpaint_request: InpaintRequest) -> None:
-    size = inpaint_request.image.size
+def _check_size(call: Img2Img, admitted: AdmittedRequest) -> None:
+    size = admitted.size
     if call.size not in (None, size):
         raise InvalidParameterError(
             f"width and height must be the picture's own, {size[0]} and {size[1]}: a result has its picture's size. "
