@@ -9,8 +9,9 @@ import pytest
 
 from sd_inpaint.errors import DeadlineExceededError, ModelDisabledError, QueueFullError
 from sd_inpaint.imaging import colours, icc
-from sd_inpaint.painter import Painter, Progress
+from sd_inpaint.painter import Painter
 from sd_inpaint.picture import Picture
+from sd_inpaint.progress import Progress
 from sd_inpaint.schema import SEED_MAX, InpaintParameters, InpaintRequest, InpaintResult, MaskedContent
 from sd_inpaint.settings import Settings
 from tests.field.pictures import P3

@@ -18,6 +18,7 @@ from sd_inpaint.http.wire.errors import STATUSES
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
 from tests.support.repository import ROOT, imported_modules, pins, tracked
+from tests.support.tools import REQUIRE
 
 README = (ROOT / "README.md").read_text("utf-8")
 API = (ROOT / "docs" / "api.md").read_text("utf-8")
@@ -298,11 +299,11 @@ class TestFiles:
         versions = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
         assert versions[0] == sd_inpaint.__version__
 
-    def test_ci_runs_check_and_test_and_nothing_else(self) -> None:
-        """What CI does, anybody can do with two commands."""
+    def test_ci_runs_check_tools_and_test_and_nothing_else(self) -> None:
+        """What CI does, anybody can do with the same commands; it skips nothing for want of a tool."""
         lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
-        assert lines[-2:] == ["scripts/check", "scripts/test"]
-        assert len(lines) == 5
+        tools = sorted(f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*-tools"))
+        assert lines[3:] == ["scripts/check", *tools, f"{REQUIRE}=1 scripts/test"]
 
 
 class TestTests:

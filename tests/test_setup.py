@@ -151,6 +151,7 @@ def sources(tmp_path: Path, environment: Path, cpu: Path) -> Sources:
     return made
 
 
+@pytest.mark.slow
 class TestTorch:
     """Where ``scripts/setup`` takes torch for the CPU from: a real pip, and indexes in folders."""
 

@@ -16,8 +16,7 @@ from sd_inpaint.memory_budget import MemoryBudget
 from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
-from tests.attack.test_workers import FOR_EVER
-from tests.support.bombs import run_length_bmp
+from tests.support.bombs import FOR_EVER, run_length_bmp
 from tests.support.edge import INPAINT, check_shape, form, make_app
 from tests.support.pictures import photo, written
 from tests.support.places import Folder

@@ -30,14 +30,16 @@ def store(tmp_path: Path) -> Iterator[SqliteJobStore]:
     made.close()
 
 
-def test_jobs_without_a_canvas_are_counted(place: Place) -> None:
+def test_jobs_without_a_canvas_are_counted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs with nothing to paint take their place among the others: as many as the queue has, and no more."""
     with running(place, max_queue=2) as process:
-        process.painter.slow.step_seconds = 0.2
-        process.accept(submission(num_inference_steps=150))
-        process.accept(submission(num_inference_steps=100))
+        tries = _hamper(process, monkeypatch)
+        jobs = [process.accept(submission(mask=BLACK)) for _ in range(2)]
         with pytest.raises(QueueFullError):
             process.accept(submission(mask=BLACK))
+        tries.append("room")
+        process.wait_ended(*jobs)
+        process.wait_ended(process.accept(submission(mask=BLACK)))
 
 
 def test_equal_pictures_are_kept_once(place: Place) -> None:
@@ -126,7 +128,7 @@ def test_folder_that_cannot_be_used_at_first(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_bytes(b"")
     with running(Folder(blocked / "jobs")) as process:
-        assert "blocked" in str(process.runner.trouble())
+        assert "SD_INPAINT_STATE_DIR" in str(process.runner.trouble())
         blocked.unlink()
         wait_for(lambda: process.runner.trouble() is None)
         job = process.accept(submission())

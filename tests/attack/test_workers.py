@@ -12,10 +12,9 @@ import pytest
 
 from sd_inpaint.errors import ImageTooLargeError, InvalidImageError, InvalidMaskError, QueueFullError
 from sd_inpaint.worker_pool import WorkerPool
+from tests.support.bombs import FOR_EVER
 
 GIB = 1024**3
-
-FOR_EVER = range(10**15)
 
 
 @pytest.fixture(scope="module")

@@ -246,8 +246,6 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
             "SD_INPAINT_STATE_URL": state_url,
             "SD_INPAINT_DRAIN_SECONDS": "1",
             "SD_INPAINT_ALLOW_OPEN": "true",
-            "SD_INPAINT_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
         }
         hosts = [net.add() for _ in range(4)]
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.support.edge import HEALTH, INPAINT, check_shape, form
+from tests.support.edge import HEALTH, INPAINT, LIGHT, check_shape, form
 from tests.support.pictures import hole, opened, photo, written
 from tests.support.repository import ROOT
 from tests.support.served import LARGE, SERVER_BODY_BYTES, Server, connection, long_request
@@ -53,9 +53,9 @@ def test_seed_decides_the_bytes_and_black_is_kept(server: Server) -> None:
 @pytest.mark.parametrize("callers", [2, 20])
 def test_callers_at_once(server: Server, callers: int) -> None:
     """However many call at once, each gets the bytes that it would get alone."""
-    alone = [post(server, seed=str(seed)).content for seed in range(2)]
+    alone = [post(server, seed=str(seed), **LIGHT).content for seed in range(2)]
     with ThreadPoolExecutor(callers) as pool:
-        together = list(pool.map(lambda number: post(server, seed=str(number % 2)), range(callers)))
+        together = list(pool.map(lambda number: post(server, seed=str(number % 2), **LIGHT), range(callers)))
     assert {answer.status_code for answer in together} == {200}
     assert [answer.content for answer in together] == [alone[number % 2] for number in range(callers)]
 

@@ -10,6 +10,9 @@ from PIL import Image
 
 from tests.support.pictures import written
 
+FOR_EVER = range(10**15)
+"""What ``sum`` takes months for."""
+
 
 def run_length_bmp(width: int, height: int) -> bytes:
     """A run-length encoded BMP whose every row is one pixel and an end-of-line code: the rest is filled in Python."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,34 +130,38 @@ def workshop() -> Iterator[Workshop]:
 
 @dataclass(frozen=True)
 class Built:
-    """Two builds of the same source, made side by side, each from nothing but base system and wheels.
+    """Two builds of the same source, each from nothing but base system and wheels.
 
     Attributes:
         clone: The repository as it is now, in another folder.
         again: The same in a third, with settings of its builder's.
-        digest: Of the image of the first.
-        digest_again: Of the second's.
-        image: Name of the first.
+        image: Name of the first image.
+        digest: Its digest.
+        second: Name and digest of the other one; it is built while containers of the first are tested.
     """
 
     clone: Path
     again: Path
-    digest: str
-    digest_again: str
     image: str
+    digest: str
+    second: Future[str]
+
+    @property
+    def digest_again(self) -> str:
+        """The second image's digest, as soon as there is one."""
+        return self.second.result().partition("@")[2]
 
 
 @pytest.fixture(scope="session")
-def built(workshop: Workshop) -> Built:
+def built(workshop: Workshop) -> Iterator[Built]:
     """The image of the embedded model, twice."""
     clone = workshop.clone("clone")
     again = workshop.clone("another/folder", clone)
     (again / ".env").write_text("SD_INPAINT_DEADLINE_SECONDS=77\nSD_INPAINT_API_KEYS=secret\n", "ascii")
+    image, _, digest = workshop.build(clone, "--no-cache").partition("@")
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(workshop.build, clone, "--no-cache")
         second = pool.submit(workshop.build, again, "--no-cache", "--tag", "localhost/again:1", umask=0o077)
-        image, _, digest = first.result().partition("@")
-        return Built(clone, again, digest, second.result().partition("@")[2], image)
+        yield Built(clone, again, image, digest, second)
 
 
 @pytest.fixture(scope="session")

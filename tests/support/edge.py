@@ -29,6 +29,9 @@ ORIGIN = {"Origin": "http://localhost:3000"}
 PREFLIGHT = {**ORIGIN, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
 KEYS = ("first-key", "zweiter-schlüssel")
 
+LIGHT = {"num_inference_steps": "1", "guidance_scale": "1", "region": "full"}
+"""What a served model has done soonest: one step, without guidance, on a canvas as small as the picture."""
+
 # A second application in one process cannot have a second set of BentoML's metrics.
 _METRICS_OFF = '{"services": {"SDInpaint": {"metrics": {"enabled": false}}}}'
 _configured: list[bool] = []
@@ -112,6 +115,10 @@ class FakePainter:
         request = upload.decode()
         preparation = Preparation(request.image, request.mask, (), (), is_all_white=False)
         return AdmittedRequest.of(request.parameters, preparation)
+
+    async def read_picture(self, read: Any, image: bytes) -> Any:
+        """Reads here and at once."""
+        return read(image, max_pixels=self.settings.max_pixels)
 
     async def make_room_for_results(self, request: AdmittedRequest) -> None:
         """Has all the room there is."""

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-HEAVY_PATHS = ("diffusion", "release", "served", "test_painter.py", "tools")
-"""Below tests/: what needs the model, a server or an image, or runs the tools, throughout."""
+HEAVY_PATHS = ("attack", "diffusion", "field", "release", "served", "test_painter.py", "tools")
+"""Below tests/: what needs the model, a server or an image, runs tools, or goes over thousands of cases."""
 
 HEAVY_FIXTURES = frozenset({"chromium", "postgres", "server", "workshop"})
 """What makes a test heavy wherever it stands."""

@@ -59,8 +59,6 @@ class Server(Served):
             "SD_INPAINT_MODEL": "demo",
             # Their model is so small that two threads take as long as one, and more of the processor.
             "SD_INPAINT_THREADS": "1",
-            # A server that starts deletes the metrics that lie in this folder, also those of another one that runs.
-            "BENTOML_HOME": str(log.with_suffix(".bentoml")),
         }
         with log.open("wb") as output:
             self.process = subprocess.Popen(

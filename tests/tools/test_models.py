@@ -172,6 +172,13 @@ def test_model_that_is_not_in_the_store_is_told(store: Path) -> None:
     assert "scripts/models pull" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["list", "verify"])
+def test_empty_store_is_no_error(store: Path, tmp_path: Path, command: str) -> None:
+    """Where nothing was imported yet, there is nothing to list or to verify."""
+    done = models(None, tmp_path, command)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_bento_of_the_real_model_holds_its_weights(pulled: Pulled, tmp_path: Path) -> None:
     """A Bento with the guide's model refers to the commit, and takes the weights from its own folder wherever it is."""
     options = ("--model", "real", "--version", "full", "--output", "tag")
@@ -182,8 +189,8 @@ def test_bento_of_the_real_model_holds_its_weights(pulled: Pulled, tmp_path: Pat
     folder = bento / "models" / "sd-inpaint" / sources.PINNED_REVISION
     shutil.copytree(pulled.store / sources.PINNED_REVISION, folder)
     code = (
-        "import json; from sd_inpaint.diffusion.sources import locate, verify\n"
-        "from sd_inpaint.settings import Settings\n"
+        "import json; from sd_inpaint.settings import Settings;"
+        "from sd_inpaint.diffusion.sources import locate, verify;"
         "source = verify(locate(Settings.read(None))); print(json.dumps([source.name, str(source.folder)]))"
     )
     empty = str(tmp_path / "nothing")

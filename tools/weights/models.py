@@ -206,7 +206,10 @@ def show_versions(_: argparse.Namespace) -> None:
 
 def versions() -> list[str]:
     """What is in the store, in order."""
-    found = (model.tag for model in bentoml.models.list(sources.STORE_NAME))
+    try:
+        found = [model.tag for model in bentoml.models.list(sources.STORE_NAME)]
+    except bentoml.exceptions.NotFound:  # which is how BentoML says that there is none
+        return []
     return sorted(tag.version for tag in found if tag.version and sources.stored(tag.version) is not None)
 
 

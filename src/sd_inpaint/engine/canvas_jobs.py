@@ -149,6 +149,12 @@ class CanvasJob:
         return isinstance(self.task, CanvasTask)
 
     @property
+    def ready_task(self) -> CanvasTask:
+        """The task of a job that has its pixels."""
+        assert isinstance(self.task, CanvasTask)  # noqa: S101  # asked only of jobs that have run
+        return self.task
+
+    @property
     def remaining_megapixel_passes(self) -> float:
         """Work left."""
         return max(0, self.steps - self.step) * self.task.megapixel_passes_per_step

@@ -261,7 +261,7 @@ class DeviceLoop(Generic[D, P]):
             return True
         with self._changed:
             job.state = CanvasState.RUNNING
-        task = cast(CanvasTask, job.task)  # the queue gives no other
+        task = job.ready_task
         for diffusion in self._attempt(job, lambda low_memory: self.backend.begin(task, low_memory=low_memory)):
             self._diffusions[job] = diffusion
             job.steps = diffusion.steps

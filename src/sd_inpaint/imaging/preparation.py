@@ -74,7 +74,7 @@ class Preparation:
         mask: (H, W) uint8, the effective mask.
         canvases: Where the model works; none for an empty mask.
         cuts: The pixels of each canvas.
-        is_all_white: Whether the effective mask keeps nothing that can be seen.
+        is_all_white: Whether the effective mask is white throughout.
         brightest: The highest level of the effective mask.
     """
 
@@ -111,7 +111,7 @@ def prepare(request: InpaintRequest, limits: CanvasLimits) -> Preparation:
     mask, canvases = _plan(request, limits)
     seen = masks.visible(mask)
     cuts = tuple(_cut(canvas, request.image, seen, parameters) for canvas in canvases)
-    return Preparation(request.image, mask, canvases, cuts, bool((seen == 255).all()), int(mask.max()))
+    return Preparation(request.image, mask, canvases, cuts, bool((mask == 255).all()), int(mask.max()))
 
 
 def prepare_upload(upload: Upload, limits: CanvasLimits) -> Preparation:

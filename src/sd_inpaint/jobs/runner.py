@@ -6,32 +6,26 @@ import dataclasses
 import logging
 import math
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Set
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
-
-import numpy as np
 
 from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.engine.lifecycle import EngineState
 from sd_inpaint.errors import (
-    DeadlineExceededError,
     EngineCrashedError,
     InpaintError,
     QueueFullError,
     ShuttingDownError,
     StateUnavailableError,
 )
-from sd_inpaint.imaging import codecs
-from sd_inpaint.imaging.preparation import Upload
-from sd_inpaint.jobs.job import Job, JobError, JobProgress, JobResult, JobState, JobStore, Submission
-from sd_inpaint.painter import Painter, Progress, with_seed
-from sd_inpaint.picture import Picture
+from sd_inpaint.jobs.job import Job, JobError, JobResult, JobState, JobStore, Submission
+from sd_inpaint.jobs.running_job import RunningJob, admission, result_bytes, seconds_until, upload_of
+from sd_inpaint.painter import Painter, with_seed
 from sd_inpaint.picture_work import PictureWork
+from sd_inpaint.progress import Progress
 from sd_inpaint.schema import InpaintRequest, InpaintResult
 from sd_inpaint.settings import Settings
 
@@ -56,51 +50,10 @@ LONGEST_REST_SECONDS = 32.0
 
 STOP_SECONDS = 30.0
 
-RESULT_SLACK_BYTES = 1024 * 1024
-"""What a PNG takes beside its pixels: a filter byte a row, block headers, the profile."""
 
 logger = logging.getLogger("bentoml.sd_inpaint.runner")
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True, eq=False)
-class _RunningJob:
-    """One job in this process."""
-
-    painting: "asyncio.Task[InpaintResult]"
-    progress: Progress
-    is_claimed: bool
-    admitted: AdmittedRequest | None = None
-    is_given_back: bool = False
-    reported: JobProgress | None = None
-    preview: np.ndarray | None = None
-
-    def give_back(self) -> None:
-        """Stops the work, for another process to begin it again."""
-        self.is_given_back = True
-        self.painting.cancel()
-
-    def changed_progress(self) -> JobProgress | None:
-        """Returns the job's progress, or None if nothing has changed since the last call."""
-        snapshot = self.progress.snapshot()
-        if snapshot.steps == 0:
-            return None
-        left = snapshot.seconds_left
-        progress = JobProgress(
-            JobState(snapshot.state),
-            snapshot.step,
-            snapshot.steps,
-            snapshot.queue_position,
-            None if left is None else round(left, 1),
-        )
-        preview, png = self.progress.preview(), None
-        if preview is not None and preview is not self.preview:
-            self.preview, png = preview, codecs.encode(Picture(preview))
-        elif progress == self.reported:
-            return None
-        self.reported = progress
-        return dataclasses.replace(progress, preview=png)
 
 
 class JobRunner:
@@ -126,7 +79,7 @@ class JobRunner:
         self._trouble = "The job store is not open yet."
         self._accepting = 0
         self._owner = secrets.token_hex(8)
-        self._runs: dict[str, _RunningJob] = {}
+        self._runs: dict[str, RunningJob] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._live()), name="job-runner", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -311,8 +264,8 @@ class JobRunner:
         run = self._begin(request, submission.deadline_at)
         try:
             # The place in the queue comes first: every stored job has one.
-            await _admission(run)
-            job, was_there = await asyncio.to_thread(self._opened.add, submission, self._owner, _result_bytes(request))
+            await admission(run)
+            job, was_there = await asyncio.to_thread(self._opened.add, submission, self._owner, result_bytes(request))
         except BaseException:
             run.painting.cancel()
             raise
@@ -321,7 +274,7 @@ class JobRunner:
         else:
             if run.admitted is not None and run.admitted.read is not None:
                 # The disk has them now.
-                run.admitted.read = lambda: _upload(self._opened.submission(job))
+                run.admitted.read = lambda: upload_of(self._opened.submission(job))
             self._follow(job.id, run)
         return job, was_there
 
@@ -337,33 +290,33 @@ class JobRunner:
                 retry_after_seconds=retry_after_seconds,
             )
 
-    def _begin(self, request: InpaintRequest | AdmittedRequest, deadline_at: float | None) -> _RunningJob:
+    def _begin(self, request: InpaintRequest | AdmittedRequest, deadline_at: float | None) -> RunningJob:
         progress = Progress(wants_preview=True)
-        painting = self._painter.paint(request, progress=progress, deadline_seconds=_seconds_until(deadline_at))
+        painting = self._painter.paint(request, progress=progress, deadline_seconds=seconds_until(deadline_at))
         admitted = request if isinstance(request, AdmittedRequest) else None
-        return _RunningJob(asyncio.ensure_future(painting), progress, is_claimed=False, admitted=admitted)
+        return RunningJob(asyncio.ensure_future(painting), progress, is_claimed=False, admitted=admitted)
 
-    def _resume(self, submission: Submission, deadline_at: float | None) -> _RunningJob:
+    def _resume(self, submission: Submission, deadline_at: float | None) -> RunningJob:
         """Starts a job that was accepted before: it is painted even if the queue is full."""
-        deadline_seconds = _seconds_until(deadline_at)
+        deadline_seconds = seconds_until(deadline_at)
         progress = Progress(wants_preview=True)
 
         async def paint() -> InpaintResult:
-            run.admitted = await self._painter.admit(_upload(submission), force=True)
+            run.admitted = await self._painter.admit(upload_of(submission), force=True)
             return await self._painter.paint(
                 run.admitted, progress=progress, deadline_seconds=deadline_seconds, force=True
             )
 
-        run = _RunningJob(asyncio.ensure_future(paint()), progress, is_claimed=True)
+        run = RunningJob(asyncio.ensure_future(paint()), progress, is_claimed=True)
         return run
 
-    def _follow(self, job_id: str, run: _RunningJob) -> None:
+    def _follow(self, job_id: str, run: RunningJob) -> None:
         self._runs[job_id] = run
         task = asyncio.create_task(self._see_through(job_id, run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _see_through(self, job_id: str, run: _RunningJob) -> None:
+    async def _see_through(self, job_id: str, run: RunningJob) -> None:
         """Waits for a job to end and saves the outcome; until then its lease is renewed."""
         try:
             try:
@@ -406,7 +359,7 @@ class JobRunner:
             ours = await asyncio.to_thread(self._report_all, runs)
             self._abandon(runs.keys() - ours)
 
-    def _report_all(self, runs: Mapping[str, _RunningJob]) -> frozenset[str]:
+    def _report_all(self, runs: Mapping[str, RunningJob]) -> frozenset[str]:
         return self._opened.report(self._owner, {job_id: run.changed_progress() for job_id, run in runs.items()})
 
     def _abandon(self, job_ids: Set[str]) -> None:
@@ -436,35 +389,3 @@ class JobRunner:
         except InpaintError as error:
             await self._write(self._opened.fail, job.id, self._owner, JobError.of(error))
         return True
-
-
-def _seconds_until(deadline_at: float | None) -> float | None:
-    if deadline_at is None:
-        return None
-    if (seconds := deadline_at - time.time()) <= 0:
-        raise DeadlineExceededError("The job's deadline passed before it could be started.")
-    return seconds
-
-
-def _upload(submission: Submission) -> Upload:
-    """The files of an accepted job, which were found sound before."""
-    # A bound that the operator has lowered since does not break the promise.
-    return Upload(submission.image, submission.mask, submission.parameters, max_pixels=sys.maxsize)
-
-
-def _result_bytes(request: InpaintRequest | AdmittedRequest) -> int:
-    """The disk space that a job's result takes at most: PNG files of noise are as large as their pixels."""
-    if isinstance(request, InpaintRequest):
-        return 0
-    channels = 4 if request.outline.has_alpha else 3
-    pictures = request.parameters.num_images if request.canvases else 1
-    return pictures * (request.pixels * channels + RESULT_SLACK_BYTES)
-
-
-async def _admission(run: _RunningJob) -> None:
-    """Waits until the device loop has admitted a run; raises the error if it was refused."""
-    admitted = asyncio.ensure_future(run.progress.admitted.wait())
-    await asyncio.wait({run.painting, admitted}, return_when=asyncio.FIRST_COMPLETED)
-    admitted.cancel()
-    if run.painting.done():
-        run.painting.result()

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Final, Protocol
 
 from sd_inpaint.errors import IdempotencyConflictError, JobLostError, JobNotFoundError, QueueFullError
+from sd_inpaint.jobs import statements
 from sd_inpaint.jobs.job import (
     MAX_RUNS,
     Job,
@@ -40,67 +41,6 @@ UPLOADS: Final = ("image", "mask")
 
 QUOTA_RETRY_SECONDS: Final = 60
 """How often expired results are deleted, which makes room."""
-
-_FREE: Final = "live AND (owner IS NULL OR lease_until <= :now - :grace)"
-
-_LONG_SECONDS: Final = 1e9
-
-# A "deleted" row is invisible; it distinguishes a second DELETE from a DELETE of an unknown job.
-_SEEN: Final = "state <> 'deleted' AND (expires_at IS NULL OR expires_at > :now)"
-
-_BY_KEY: Final = f"SELECT {COLUMNS} FROM jobs WHERE key = :key AND {_SEEN}"  # noqa: S608  # no value is put in here
-
-_BY_ID: Final = f"SELECT {{columns}} FROM jobs WHERE id = :id AND {_SEEN}"  # noqa: S608  # as above
-
-_COUNT: Final = f"SELECT count(*) AS waiting FROM jobs WHERE {_FREE}"  # noqa: S608  # as above
-
-_INSERT: Final = """
-INSERT INTO jobs (id, key, fingerprint, parameters, owner, lease_until, created_at, deadline_at, steps)
-VALUES (:id, :key, :fingerprint, :parameters, :owner, :now + :lease, :now, :deadline_at, :steps)
-ON CONFLICT (key) DO NOTHING RETURNING id
-"""
-
-_RENEW: Final = "UPDATE jobs SET lease_until = :now + :lease WHERE id = :id AND owner = :owner AND live RETURNING id"
-
-_NOTE: Final = """
-UPDATE jobs SET lease_until = :now + :lease, state = :state, step = :step, steps = :steps, seconds_left = :seconds_left,
-    queue_position = :queue_position, version = version + 1, preview = coalesce(:preview, preview),
-    preview_version = preview_version + :previews,
-    started_at = CASE WHEN :state = 'queued' THEN started_at ELSE coalesce(started_at, :now) END
-WHERE id = :id AND owner = :owner AND live RETURNING id
-"""
-
-# Steps are -1 where they stay as they were reported, 0 where nothing was painted.
-_END: Final = """
-UPDATE jobs SET state = :state, version = version + 1, owner = NULL, preview = NULL, queue_position = 0,
-    seconds_left = NULL, finished_at = :now, expires_at = :now + :ttl, result = :result, error = :error,
-    step = CASE :steps WHEN -1 THEN step WHEN 0 THEN 0 ELSE steps END,
-    steps = CASE :steps WHEN 0 THEN 0 ELSE steps END
-WHERE id = :id AND owner = :owner AND live RETURNING id
-"""
-
-_HAND_BACK: Final = """
-UPDATE jobs SET state = 'queued', version = version + 1, owner = NULL, runs = runs - 1, step = 0, started_at = NULL,
-    seconds_left = NULL, preview = NULL
-WHERE id = :id AND owner = :owner AND live
-"""
-
-_CLAIM: Final = """
-UPDATE jobs SET owner = :owner, lease_until = :now + :lease, runs = runs + 1, state = 'queued', step = 0,
-    preview = NULL, started_at = NULL, seconds_left = NULL, version = version + 1
-WHERE number = (SELECT number FROM jobs WHERE {free} ORDER BY number LIMIT 1 {skip_locked}) RETURNING {columns}
-"""
-
-# A key is free again with its job: the caller who took the job back may want another.
-_REMOVE: Final = """
-UPDATE jobs SET parameters = :parameters, error = NULL,
-    state = CASE WHEN state IN ('done', 'failed') THEN 'deleted' ELSE 'cancelled' END,
-    version = version + 1, owner = NULL, key = NULL, preview = NULL, result = NULL, queue_position = 0,
-    seconds_left = NULL, finished_at = coalesce(finished_at, :now), expires_at = coalesce(expires_at, :now + :ttl)
-WHERE id = :id AND state NOT IN ('cancelled', 'deleted') RETURNING id
-"""
-
-_FREE_KEY: Final = "UPDATE jobs SET key = NULL WHERE key = :key AND (state = 'deleted' OR expires_at <= :now)"
 
 
 class Execute(Protocol):
@@ -186,7 +126,7 @@ class SqlJobStore:
         self._ttl = float(result_ttl_seconds)
         self._db = database
         self._pictures = pictures
-        self._claim = _CLAIM.format(free=_FREE, skip_locked=database.skip_locked, columns=COLUMNS)
+        self._claim = statements.CLAIM.format(free=statements.FREE, skip_locked=database.skip_locked, columns=COLUMNS)
 
     def add(self, submission: Submission, owner: str, room_bytes: int = 0) -> tuple[Job, bool]:
         """Accepts a job."""
@@ -228,10 +168,10 @@ class SqlJobStore:
 
     def _inserted(self, execute: Execute, job_id: str, submission: Submission, owner: str) -> bool:
         if submission.key is not None:
-            execute(_FREE_KEY, key=submission.key)
+            execute(statements.FREE_KEY, key=submission.key)
         parameters = submission.parameters.model_copy(update={"seed": submission.seed})
         inserted = execute(
-            _INSERT,
+            statements.INSERT,
             id=job_id,
             key=submission.key,
             fingerprint=submission.fingerprint if submission.key else None,
@@ -251,7 +191,7 @@ class SqlJobStore:
             return self._find(execute, submission)
 
     def _find(self, execute: Execute, submission: Submission) -> Job | None:
-        for row in execute(_BY_KEY, key=submission.key):
+        for row in execute(statements.BY_KEY, key=submission.key):
             if row["fingerprint"] != submission.fingerprint:
                 raise IdempotencyConflictError("This Idempotency-Key was used with a different request; use a new one.")
             return read_job(row)
@@ -264,7 +204,7 @@ class SqlJobStore:
     def _row(self, job_id: str, columns: str) -> Row:
         if _ID.fullmatch(job_id):
             with self._db.reading() as execute:
-                for row in execute(_BY_ID.format(columns=columns), id=job_id):
+                for row in execute(statements.BY_ID.format(columns=columns), id=job_id):
                     return row
         raise JobNotFoundError("No such job: the id is unknown, or the job was deleted or has expired.")
 
@@ -300,9 +240,11 @@ class SqlJobStore:
             for job_id, changed in sorted(progress.items()):
                 names = {"id": job_id, "owner": owner, "lease": self.lease_seconds}
                 if changed is None:
-                    renewed = execute(_RENEW, **names)
+                    renewed = execute(statements.RENEW, **names)
                 else:
-                    renewed = execute(_NOTE, **names, **asdict(changed), previews=int(changed.preview is not None))
+                    renewed = execute(
+                        statements.NOTE, **names, **asdict(changed), previews=int(changed.preview is not None)
+                    )
                 if renewed:
                     still.add(job_id)
         return frozenset(still)
@@ -344,7 +286,7 @@ class SqlJobStore:
         steps: int = -1,
     ) -> bool:
         names = {"id": job_id, "owner": owner, "state": state.value, "ttl": self._ttl}
-        return bool(execute(_END, **names, result=result, error=error, steps=steps))
+        return bool(execute(statements.END, **names, result=result, error=error, steps=steps))
 
     def _forget(self, job_id: str, *kinds: str) -> None:
         with self._db.translated():
@@ -354,16 +296,16 @@ class SqlJobStore:
         """Puts jobs back."""
         with self._db.writing() as execute:
             for job_id in sorted(job_ids):
-                execute(_HAND_BACK, id=job_id, owner=owner)
+                execute(statements.HAND_BACK, id=job_id, owner=owner)
 
     def waiting(self) -> int:
         """Counts the jobs that nobody owns."""
         with self._db.reading() as execute:
-            return int(execute(_COUNT, grace=self._grace_seconds())[0]["waiting"])
+            return int(execute(statements.COUNT, grace=self._grace_seconds())[0]["waiting"])
 
     def _grace_seconds(self) -> float:
         """Nobody could renew a lease while the database was away: for a while, none counts as expired."""
-        return 0.0 if self._db.usable_seconds() > self.lease_seconds else _LONG_SECONDS
+        return 0.0 if self._db.usable_seconds() > self.lease_seconds else statements.LONG_SECONDS
 
     def claim(self, owner: str) -> tuple[Job, Submission] | None:
         """Takes the oldest job that nobody owns."""
@@ -397,7 +339,7 @@ class SqlJobStore:
             raise JobNotFoundError("No such job: the id is unknown, or the job has expired.")
         with self._db.writing() as execute:
             rows = execute("SELECT parameters FROM jobs WHERE id = :id", id=job_id)
-            removed = rows and execute(_REMOVE, id=job_id, ttl=self._ttl, parameters=_without_texts(rows[0]))
+            removed = rows and execute(statements.REMOVE, id=job_id, ttl=self._ttl, parameters=_without_texts(rows[0]))
             if not removed and not execute("SELECT id FROM jobs WHERE id = :id", id=job_id):
                 raise JobNotFoundError("No such job: the id is unknown, or the job has expired.")
         if removed:

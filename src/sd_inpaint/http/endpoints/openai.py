@@ -30,7 +30,7 @@ from sd_inpaint.http.wire.results import describing_headers, encode_all
 from sd_inpaint.imaging import codecs
 from sd_inpaint.imaging.codecs import ImageFormat
 from sd_inpaint.imaging.pair import read_transparency
-from sd_inpaint.painter import Progress
+from sd_inpaint.progress import Progress
 from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintResult
 
 IMAGE_FIELDS = ("image", "image[]")

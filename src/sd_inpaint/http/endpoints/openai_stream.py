@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sd_inpaint.errors import InpaintError
 from sd_inpaint.http.wire import sse
 from sd_inpaint.http.wire.errors import InternalError, error_body
-from sd_inpaint.painter import Progress
+from sd_inpaint.progress import Progress
 from sd_inpaint.schema import InpaintResult
 
 POLL_SECONDS = 0.1

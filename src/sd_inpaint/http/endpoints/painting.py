@@ -16,8 +16,9 @@ from sd_inpaint.http.wire.parameters import read_seconds
 from sd_inpaint.imaging.pair import ReadMask, read_luminance
 from sd_inpaint.imaging.preparation import Upload
 from sd_inpaint.imaging.preview import render_preview
-from sd_inpaint.painter import Painter, Progress
+from sd_inpaint.painter import Painter
 from sd_inpaint.picture_work import PictureWork
+from sd_inpaint.progress import Progress
 from sd_inpaint.schema import InpaintParameters, InpaintResult, SchedulerName
 from sd_inpaint.settings import Settings
 

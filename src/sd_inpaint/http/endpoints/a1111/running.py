@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sd_inpaint.errors import RequestCancelledError
-from sd_inpaint.painter import Progress
+from sd_inpaint.progress import Progress
 
 T = TypeVar("T")
 
