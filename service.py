@@ -93,10 +93,11 @@ def _make_application() -> Application:
         settings = Settings.read()
         host = listening_host(settings.host)
         check_address(host, settings)
+        application = Application(settings, host=host)
     except SettingsError as error:
         raise SystemExit(f"sd-inpaint cannot start. {error}") from None
     separate_metrics()
-    return Application(settings, host=host)
+    return application
 
 
 SDInpaint = declare(_make_application())

@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Protocol, Self, TypedDict, TypeVar
 
+from sd_inpaint.engine.admission import has_place
 from sd_inpaint.errors import QueueFullError
 from sd_inpaint.imaging.geometry import Canvas, CanvasLimits
 from sd_inpaint.imaging.preparation import (
@@ -154,9 +155,11 @@ class Admission:
         self._pool = work.budget.pictures
         self._max_waiting = max_waiting
         self._lock = threading.Lock()
-        self._waiting: Counter[str] = Counter()
+        self._waiting: dict[str, Counter[str]] = {}
 
-    async def admit(self, upload: Upload, limits: CanvasLimits, *, force: bool = False) -> AdmittedRequest:
+    async def admit(
+        self, upload: Upload, limits: CanvasLimits, *, force: bool = False, caller: str = ""
+    ) -> AdmittedRequest:
         """Decodes and checks a request. Cancelling the awaiting task ends the work at once.
 
         Its pixels stay while there is room for such that wait; else they are decoded once more when its turn is near.
@@ -165,16 +168,17 @@ class Admission:
             upload: The files.
             limits: Of the model and its device.
             force: True waits, however many others do.
+            caller: Whose request, as a label; one caller alone does not keep others from waiting.
 
         Raises:
             InvalidImageError, InvalidMaskError, SizeMismatchError, ImageTooLargeError: If it cannot be served.
             QueueFullError: If too many others wait to be decoded.
         """
-        with self._counted("measured", force=force):
+        with self._counted("measured", caller, force=force):
             pixels = await self._measure(upload)
         # Small pictures have a line of their own: no number of large ones keeps them out.
         kind = "heavy" if _is_heavy(upload, pixels) else "light"
-        with self._counted(kind, force=force):
+        with self._counted(kind, caller, force=force):
             self._pool.check_fits(_whole_bytes(pixels, upload.parameters.num_images))
             with await self._pool.wait(_decode_bytes(pixels)):
                 held = self._try_hold_ahead(pixels)
@@ -203,13 +207,13 @@ class Admission:
         assert admitted.preparation is not None  # noqa: S101  # there are pixels where there are no files
         return admitted.preparation
 
-    async def read(self, read: ReadPicture[T], image: bytes, max_pixels: int) -> T:
+    async def read(self, read: ReadPicture[T], image: bytes, max_pixels: int, caller: str = "") -> T:
         """Has a function read one picture, within the same bounds; raises as :meth:`admit` does."""
         upload = Upload(image, None, InpaintParameters(prompt=""), max_pixels)
-        with self._counted("measured", force=False):
+        with self._counted("measured", caller, force=False):
             pixels = await self._measure(upload)
         kind = "heavy" if _is_heavy(upload, pixels) else "light"
-        with self._counted(kind, force=False), await self._pool.wait(_decode_bytes(pixels)):
+        with self._counted(kind, caller, force=False), await self._pool.wait(_decode_bytes(pixels)):
             return await self._work.workers.run(partial(read, max_pixels=max_pixels), image, **_bounds(upload, pixels))
 
     async def make_room_for_results(self, admitted: AdmittedRequest) -> None:
@@ -250,21 +254,24 @@ class Admission:
             return None
 
     @contextmanager
-    def _counted(self, stage: str, *, force: bool) -> Iterator[None]:
+    def _counted(self, stage: str, caller: str, *, force: bool) -> Iterator[None]:
         with self._lock:
-            if self._waiting[stage] >= self._max_waiting and not force:
+            waiting = self._waiting.setdefault(stage, Counter())
+            if not force and not has_place(waiting, caller, self._max_waiting):
                 raise QueueFullError(
-                    f"{self._waiting[stage]} requests wait for their pictures to be decoded. "
+                    f"{waiting.total()} requests wait for their pictures to be decoded. "
                     f"Try again in {RETRY_SECONDS} seconds.",
                     retry_after_seconds=RETRY_SECONDS,
                     reason="decoding",
                 )
-            self._waiting[stage] += 1
+            waiting[caller] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._waiting[stage] -= 1
+                waiting[caller] -= 1
+                if not waiting[caller]:
+                    del waiting[caller]
 
 
 def _is_heavy(upload: Upload, pixels: int) -> bool:

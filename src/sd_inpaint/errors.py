@@ -22,7 +22,10 @@
         ├── ModelLoadingError             model_loading
         ├── ModelDisabledError            model_disabled
         ├── ModelFailedError              model_failed
-        ├── QueueFullError                queue_full
+        ├── BusyError                     there is a Retry-After
+        │   ├── QueueFullError            queue_full
+        │   ├── RateLimitedError          rate_limited
+        │   └── QuotaExceededError        quota_exceeded
         ├── ShuttingDownError             shutting_down
         ├── DeadlineExceededError         deadline_exceeded
         ├── OutOfMemoryError              out_of_memory
@@ -179,18 +182,34 @@ class ModelFailedError(MachineError):
     code = "model_failed"
 
 
-class QueueFullError(MachineError):
-    """The queue is full.
+class BusyError(MachineError):
+    """The request may be sent again after a while.
 
     Attributes:
-        retry_after_seconds: When a place should be free.
+        retry_after_seconds: How long.
     """
-
-    code = "queue_full"
 
     def __init__(self, message: str, *, retry_after_seconds: int, **facts: object) -> None:
         super().__init__(message, retry_after_seconds=retry_after_seconds, **facts)
         self.retry_after_seconds = retry_after_seconds
+
+
+class QueueFullError(BusyError):
+    """The queue is full, or the caller's share of it."""
+
+    code = "queue_full"
+
+
+class RateLimitedError(BusyError):
+    """The caller sends too much at once, or too many wrong keys."""
+
+    code = "rate_limited"
+
+
+class QuotaExceededError(BusyError):
+    """The caller has used what they may use in a while."""
+
+    code = "quota_exceeded"
 
 
 class ShuttingDownError(MachineError):

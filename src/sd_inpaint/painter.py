@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from sd_inpaint import __version__
 from sd_inpaint.admission import Admission, AdmittedRequest, ReadPicture
+from sd_inpaint.callers.accounts import Accounts, Usage
+from sd_inpaint.callers.caller import NOBODY
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasOutline, CanvasTask
 from sd_inpaint.engine.lifecycle import Engine
 from sd_inpaint.engine.loop import Backend, DeviceLoop
@@ -68,9 +71,14 @@ class Painter:
         """Stops admitting, gives running requests ``drain_seconds`` to finish, and ends the device loop."""
         self.engine.stop(drain_seconds)
 
-    def check_open(self) -> None:
-        """Raises at once the error that a request would get: model not ready, server shutting down, or queue full."""
-        self.engine.ready_loop().check_room()
+    def check_open(self, caller: Usage | None = None) -> None:
+        """Raises at once the error that a request would get: model not ready, server shutting down, or queue full.
+
+        Args:
+            caller: Whose request; None if nobody is known.
+        """
+        caller = caller or _nobody()
+        self.engine.ready_loop().check_room(caller.caller, caller.share)
 
     def info(self) -> dict[str, object]:
         """Returns facts about the model and this server's limits; those not known yet are None."""
@@ -119,6 +127,7 @@ class Painter:
         progress: Progress | None = None,
         deadline_seconds: float | None = None,
         force: bool = False,
+        caller: Usage | None = None,
     ) -> InpaintResult:
         """Paints one request. Cancelling the awaiting task frees the device before its next step.
 
@@ -128,10 +137,12 @@ class Painter:
             progress: Follows this request, if given.
             deadline_seconds: How long the caller will wait; the operator's limit is the default and the maximum.
             force: True for a job that was accepted before: it is admitted even if the queue is full.
+            caller: Whose request, and what it uses of their account; None if nobody is known.
 
         Raises:
             InpaintError: Any of those in errors.py.
         """
+        caller = caller or _nobody()
         loop = self.engine.ready_loop()
         # 1. Choose the seeds, and the canvases where that was not done at the door.
         parameters = with_seed(request.parameters)
@@ -145,13 +156,14 @@ class Painter:
             return InpaintResult(same, steps=0, inference_seconds=0.0, brightest=preparation.brightest)
         # 2. Have the device loop take them all, or none.
         wants_preview = progress is not None and progress.wants_preview
-        run = _Run(request, parameters, seeds, wants_preview=wants_preview)
+        run = _Run(request, parameters, seeds, caller, wants_preview=wants_preview)
         longest = self._settings.deadline_seconds
-        loop.submit(run.jobs, deadline_seconds=min(deadline_seconds or longest, longest), force=force)
-        if progress is not None:
-            progress.follow(run.pictures, loop, run.assemble)
-        # 3. Bring their pixels when their turn is near, and wait for them.
-        await _wait(run.jobs, loop, self._bring(run, loop))
+        with _counted(run.jobs, caller, force=force):
+            loop.submit(run.jobs, deadline_seconds=min(deadline_seconds or longest, longest), force=force)
+            if progress is not None:
+                progress.follow(run.pictures, loop, run.assemble)
+            # 3. Bring their pixels when their turn is near, and wait for them.
+            await _wait(run.jobs, loop, self._bring(run, loop))
         # 4. Put each picture together.
         await self._admission.make_room_for_results(request)
         images = [await self._work.run(run.finish, canvas_jobs) for canvas_jobs in run.pictures]
@@ -164,25 +176,28 @@ class Painter:
             brightest=run.preparation.brightest,
         )
 
-    async def admit(self, upload: Upload, *, force: bool = False) -> AdmittedRequest:
+    async def admit(self, upload: Upload, *, force: bool = False, caller: Usage | None = None) -> AdmittedRequest:
         """Decodes and checks what a caller sent, in its turn. Cancelling the awaiting task ends the work at once.
 
         Args:
             upload: The files.
             force: True for a job that was accepted before: it waits, however many others do.
+            caller: Whose request; None if nobody is known.
 
         Raises:
             InpaintError: Whatever keeps it from being painted, but for the place in the device's queue.
         """
-        return await self._admission.admit(upload, self.engine.ready_loop().backend.limits, force=force)
+        label = (caller or _nobody()).caller
+        return await self._admission.admit(upload, self.engine.ready_loop().backend.limits, force=force, caller=label)
 
-    async def read_picture(self, read: ReadPicture[T], image: bytes) -> T:
+    async def read_picture(self, read: ReadPicture[T], image: bytes, caller: Usage | None = None) -> T:
         """Has a function of a module read a caller's picture in its turn; it takes ``max_pixels`` by name.
 
         Raises:
             InpaintError: As :meth:`admit` does.
         """
-        return await self._admission.read(read, image, self._settings.max_pixels)
+        label = (caller or _nobody()).caller
+        return await self._admission.read(read, image, self._settings.max_pixels, label)
 
     async def make_room_for_results(self, request: AdmittedRequest) -> None:
         """Waits for the memory that the request's results take, before they are put together."""
@@ -235,14 +250,21 @@ class _Run:
     """
 
     def __init__(
-        self, request: AdmittedRequest, parameters: InpaintParameters, seeds: Sequence[int], *, wants_preview: bool
+        self,
+        request: AdmittedRequest,
+        parameters: InpaintParameters,
+        seeds: Sequence[int],
+        caller: Usage,
+        *,
+        wants_preview: bool,
     ) -> None:
         self.request = request
         self.near = asyncio.Event()
         self._parameters = parameters
         self._seeds = seeds
         outlines = [CanvasOutline(canvas.width, canvas.height, parameters) for canvas in request.canvases]
-        of_canvases = [[CanvasJob(outline, wants_preview=wants_preview) for _ in seeds] for outline in outlines]
+        whose = partial(CanvasJob, caller=caller.caller, weight=caller.share, wants_preview=wants_preview)
+        of_canvases = [[whose(outline) for _ in seeds] for outline in outlines]
         self.jobs = list(chain.from_iterable(of_canvases))
         self.pictures = list(zip(*of_canvases, strict=True))
         if request.preparation is not None:
@@ -286,6 +308,20 @@ class _Run:
         mask = self.preparation.mask
         weights = masks.compositing_weights(mask) if self._parameters.soft_mask is SoftMask.STRENGTH else mask
         return _assemble(self.preparation.image, weights, self.preparation.canvases, painted)
+
+
+@contextlib.contextmanager
+def _counted(jobs: Sequence[CanvasJob], caller: Usage, *, force: bool) -> Iterator[None]:
+    """Counts work into the caller's account, and gives back what the device has not done of it at the end."""
+    caller.take_work(sum(job.task.megapixel_steps for job in jobs), force=force)
+    try:
+        yield
+    finally:
+        caller.take_work(-sum(job.task.megapixel_steps * (1 - job.step / job.steps) for job in jobs))
+
+
+def _nobody() -> Usage:
+    return Usage(Accounts().of(NOBODY))
 
 
 async def _wait(jobs: Sequence[CanvasJob], loop: DeviceLoop[Any, Any], bringing: Coroutine[Any, Any, None]) -> None:

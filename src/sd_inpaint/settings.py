@@ -162,6 +162,22 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     """API keys, comma-separated; a request must carry one of them. If empty, no key is needed."""
 
+    api_keys_file: Path | None = None
+    """File of more API keys, with names and limits, from ``scripts/keys``; read again when it changes. Then a request
+    needs a key even if there is none in the file."""
+
+    caller_requests_per_minute: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Requests a minute of one caller: an API key's name, or an address where no key is needed. 0 is no limit."""
+
+    caller_concurrency: int = Field(default=0, ge=0)
+    """Requests and unfinished jobs of one caller at once. 0 is no limit."""
+
+    caller_megapixel_steps_per_hour: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Work for one caller in an hour, in megapixel-steps. 0 is no limit."""
+
+    caller_kept_bytes: int = Field(default=0, ge=0)
+    """Disk space for the uploads and results of one caller's jobs. 0 is no limit."""
+
     safety_checker: Literal["auto", "on", "off"] = "auto"
     """``auto`` runs the safety checker if the model has one; ``on`` refuses a model without one."""
 
@@ -169,6 +185,11 @@ class Settings(BaseSettings):
     """False leaves the parameters and the provenance out of result files."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a request needs an API key: where there is a file of keys it does, even if none is in it."""
+        return bool(self.api_keys) or self.api_keys_file is not None
 
     @property
     def model_name(self) -> str:

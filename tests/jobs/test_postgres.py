@@ -358,3 +358,23 @@ def test_passwords_are_told_to_nobody(
 def test_psycopg_names_what_is_leaned_on() -> None:
     """The client's own wait takes a time limit, which nothing else of it does."""
     assert "timeout" in psycopg.Connection.wait.__code__.co_varnames
+
+
+def test_tables_of_the_first_version(database: DatabasePlace) -> None:
+    """Tables without callers get them while replicas of the first version go on; their jobs are anybody's as before."""
+    with closing(database.open(lease_seconds=LEASE)) as store:
+        old, _ = store.add(submission(), ME)
+    database.ask("ALTER TABLE sd_inpaint.jobs DROP COLUMN caller, DROP COLUMN bytes")
+    with ExitStack() as stack:
+        stores = [stack.enter_context(closing(database.open(lease_seconds=LEASE))) for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            assert {job.caller for job in pool.map(lambda store: store.get(old.id), stores)} == {None}
+        new, _ = stores[0].add(submission(caller="app"), ME)
+        assert stores[1].get(new.id).caller == "app"
+        assert database.ask("SELECT version FROM sd_inpaint.about") == [(1,)]
+        database.ask(
+            "INSERT INTO sd_inpaint.jobs (id, parameters, created_at, steps) SELECT 'older', parameters, 0, 4"
+            " FROM sd_inpaint.jobs LIMIT 1"
+        )
+        assert stores[2].get("older").caller is None
+        stores[3].remove(old.id, "anybody")

@@ -135,3 +135,51 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr(Path, "home", homeless)
     with pytest.raises(StateUnavailableError, match="SD_INPAINT_STATE_DIR"):
         default_folder()
+
+
+FIRST_TABLE = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, key TEXT UNIQUE, fingerprint TEXT,
+    parameters TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'queued',
+    live INTEGER GENERATED ALWAYS AS (state IN ('queued', 'running', 'finishing')) VIRTUAL,
+    version INTEGER NOT NULL DEFAULT 1, owner TEXT, lease_until REAL NOT NULL DEFAULT 0,
+    runs INTEGER NOT NULL DEFAULT 1,
+    created_at REAL NOT NULL, started_at REAL, finished_at REAL, expires_at REAL, deadline_at REAL,
+    step INTEGER NOT NULL DEFAULT 0, steps INTEGER NOT NULL, queue_position INTEGER NOT NULL DEFAULT 0,
+    seconds_left REAL, preview BLOB, preview_version INTEGER NOT NULL DEFAULT 0, error TEXT, result TEXT
+);
+PRAGMA user_version = 1;
+"""
+"""As version 0.1.0 made it."""
+
+FIRST_INSERT = """
+INSERT INTO jobs (id, key, fingerprint, parameters, owner, lease_until, created_at, deadline_at, steps)
+VALUES ('old', NULL, NULL, ?, 'gone', 0, 0, NULL, 4)
+"""
+"""As version 0.1.0 wrote a job."""
+
+
+def test_a_folder_of_the_first_version(tmp_path: Path, clock: Clock) -> None:
+    """Jobs accepted by the first version are there, anybody's as before, and run; that version can work on after it."""
+    folder = tmp_path / "jobs"
+    (folder / "files").mkdir(parents=True)
+    sent = submission()
+    db = sqlite3.connect(folder / "jobs.sqlite3", isolation_level=None)
+    db.executescript(FIRST_TABLE)
+    db.execute(FIRST_INSERT, (sent.parameters.model_dump_json(),))
+    (folder / "files" / "old.image").write_bytes(sent.image)
+    (folder / "files" / "old.mask").write_bytes(sent.mask)
+    stores = [SqliteJobStore(folder, result_ttl_seconds=TTL, lease_seconds=LEASE, clock=clock) for _ in range(2)]
+    assert stores[0].get("old").caller is None
+    claimed = stores[1].claim(ME)
+    assert claimed is not None
+    assert (claimed[0].id, claimed[1].image) == ("old", sent.image)
+    new, _ = stores[0].add(submission(caller="app"), ME)
+    assert stores[1].get(new.id).caller == "app"
+    db.execute(FIRST_INSERT.replace("'old'", "'older'"), (sent.parameters.model_dump_json(),))
+    assert db.execute("PRAGMA user_version").fetchone() == (1,)
+    assert stores[0].get("older").caller is None
+    for store in stores:
+        store.remove("older", "anybody")
+        store.close()
+    db.close()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sd_inpaint.errors import IdempotencyConflictError, JobNotFoundError, StateUnavailableError
-from sd_inpaint.jobs.job import MAX_RUNS, JobError, JobResult, JobState, JobStore
+from sd_inpaint.jobs.job import MAX_RUNS, JobError, JobResult, JobState, JobStore, Kept
 from sd_inpaint.picture import Picture
 from sd_inpaint.schema import SEED_RANDOM, InpaintResult, Variation
 from tests.support.pictures import photo
@@ -389,3 +389,56 @@ def test_result_that_vanishes(store: JobStore, place: Place) -> None:
     place.spoil(job.id, "result", None)
     with pytest.raises(JobNotFoundError):
         store.result(job.id)
+
+
+def test_a_job_keeps_its_caller(make_store: MakeStore, clock: Clock) -> None:
+    """Whose a job is stays with it, also where another process claims it."""
+    one, other = make_store(), make_store()
+    job, _ = one.add(submission(caller="app"), ME)
+    assert (job.caller, one.add(submission(), ME)[0].caller) == ("app", None)
+    clock.now += LEASE
+    claimed = other.claim(OTHER)
+    assert claimed is not None
+    assert (claimed[0].id, claimed[0].caller, claimed[1].caller) == (job.id, "app", "app")
+
+
+@pytest.mark.parametrize("end", ["queued", "done", "removed"])
+def test_only_the_caller_removes_a_job(store: JobStore, end: str) -> None:
+    """A caller's job is unknown to whoever else would remove it, and stays; one without a caller is anybody's."""
+    job, _ = store.add(submission(caller="app"), ME)
+    anybody_s, _ = store.add(submission(), ME)
+    if end == "done":
+        store.finish(job.id, ME, result())
+    if end == "removed":
+        store.remove(job.id, "app")
+    for caller in ("other", None, ""):
+        with pytest.raises(JobNotFoundError):
+            store.remove(job.id, caller)
+    if end != "removed":
+        assert store.get(job.id).state in (JobState.QUEUED, JobState.DONE)
+    store.remove(job.id, "app")
+    store.remove(job.id, "app")
+    store.remove(anybody_s.id, "other")
+    store.remove(anybody_s.id)
+
+
+def test_kept_bytes(store: JobStore, clock: Clock) -> None:
+    """A caller's jobs count with their uploads and room for a result, then with the result, until they are gone."""
+    uploads = len(IMAGE) + len(MASK)
+    jobs = [store.add(submission(caller="app"), ME, 1000)[0] for _ in range(4)]
+    store.add(submission(caller="other"), ME, 10)
+    store.add(submission(), ME, 20)
+    assert store.kept("app") == Kept(4 * (uploads + 1000), None)
+    assert store.kept(None) == Kept(uploads + 20, None)
+    assert store.kept("nobody") == Kept(0, None)
+    pictures = sum(map(len, result().pictures))
+    store.finish(jobs[0].id, ME, result())
+    clock.now += 1
+    store.finish(jobs[1].id, ME, result())
+    store.fail(jobs[2].id, ME, JobError("internal", "No."))
+    store.remove(jobs[3].id, "app")
+    assert store.kept("app") == Kept(2 * pictures, TTL - 1)
+    store.remove(jobs[1].id, "app")
+    assert store.kept("app").bytes == pictures
+    clock.now += TTL
+    assert store.kept("app").bytes == 0

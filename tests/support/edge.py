@@ -101,7 +101,7 @@ class FakePainter:
         """Notes that it was called."""
         self.stopped = True
 
-    def check_open(self) -> None:
+    def check_open(self, caller: Any = None) -> None:
         """Raises what the test wants."""
         if self.refusal is not None:
             raise self.refusal
@@ -110,13 +110,13 @@ class FakePainter:
         """Gives what the real one gives, as far as the edge looks at it."""
         return {"model": self.settings.model, "status": str(self.engine.state), "limits": {}}
 
-    async def admit(self, upload: Upload, *, force: bool = False) -> AdmittedRequest:
+    async def admit(self, upload: Upload, *, force: bool = False, caller: Any = None) -> AdmittedRequest:
         """Decodes, here and at once."""
         request = upload.decode()
         preparation = Preparation(request.image, request.mask, (), (), is_all_white=False)
         return AdmittedRequest.of(request.parameters, preparation)
 
-    async def read_picture(self, read: Any, image: bytes) -> Any:
+    async def read_picture(self, read: Any, image: bytes, caller: Any = None) -> Any:
         """Reads here and at once."""
         return read(image, max_pixels=self.settings.max_pixels)
 
@@ -135,6 +135,7 @@ class FakePainter:
         progress: Any = None,
         deadline_seconds: float | None = None,
         force: bool = False,
+        caller: Any = None,
     ) -> InpaintResult:
         """Paints, fails, or waits to be cancelled."""
         import asyncio

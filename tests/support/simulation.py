@@ -67,9 +67,9 @@ def make_task(*, steps: int = 4, side: int = 64, seed: int = 0, guidance_scale: 
     return CanvasTask(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8), parameters, seed)
 
 
-def make_job(*, wants_preview: bool = False, **task: object) -> CanvasJob:
+def make_job(*, caller: str = "", weight: float = 1.0, wants_preview: bool = False, **task: object) -> CanvasJob:
     """Makes a job of :func:`make_task`'s arguments."""
-    return CanvasJob(make_task(**task), wants_preview=wants_preview)  # type: ignore[arg-type]
+    return CanvasJob(make_task(**task), caller, weight, wants_preview=wants_preview)  # type: ignore[arg-type]
 
 
 def make_loop(

@@ -12,10 +12,17 @@ ME = "this process"
 IMAGE, MASK = written(photo()), written(hole())
 
 
-def submission(*, key: str | None = None, seed: int = 7, sent_seed: int | None = None, steps: int = 4) -> Submission:
+def submission(
+    *,
+    key: str | None = None,
+    seed: int = 7,
+    sent_seed: int | None = None,
+    steps: int = 4,
+    caller: str | None = None,
+) -> Submission:
     """Makes what a caller sends."""
     sent = InpaintParameters(prompt="a rose", num_inference_steps=steps, seed=seed if sent_seed is None else sent_seed)
-    return Submission(IMAGE, MASK, sent, seed=seed, key=key)
+    return Submission(IMAGE, MASK, sent, seed=seed, key=key, caller=caller)
 
 
 def progress(state: JobState = JobState.RUNNING, step: int = 1, preview: bytes | None = None) -> JobProgress:

@@ -104,6 +104,21 @@ class CanvasTask(_Work):
 
 
 @dataclass(slots=True, eq=False)
+class CanvasRequest:
+    """The canvases that came together. Written by the queue only.
+
+    Attributes:
+        came_at: How long the device had worked by then, in seconds.
+        is_delayed: Whether its caller had been served ahead of others, and had nothing else in the queue.
+        served_seconds: Its time on the device so far.
+    """
+
+    came_at: float = 0.0
+    is_delayed: bool = False
+    served_seconds: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
 class CanvasJob:
     """One canvas of one picture, in the loop. What callers call a job is in ``sd_inpaint.jobs``.
 
@@ -113,7 +128,10 @@ class CanvasJob:
         task: What the model works on; an outline until its pixels are decoded, and the job runs only then.
         arrived_at: Clock reading at admission, in seconds.
         deadline_at: Clock reading after which nobody waits for it.
-        rank: Place in the order; the smallest runs next. Set at admission, never changed.
+        caller: Whose it is, as a label; "" where nobody is known.
+        weight: The caller's share of the device, compared with other callers'.
+        rank: Place among the caller's own; the smallest runs next. Set at admission, never changed.
+        request: What it belongs to, together with the other canvases of one request.
         state: Where it is.
         step: Denoising steps done.
         steps: Denoising steps in all.
@@ -125,9 +143,12 @@ class CanvasJob:
     """
 
     task: CanvasTask | CanvasOutline
+    caller: str = ""
+    weight: float = 1.0
     arrived_at: float = 0.0
     deadline_at: float = float("inf")
     rank: float = 0.0
+    request: CanvasRequest = field(default_factory=CanvasRequest)
     state: CanvasState = CanvasState.QUEUED
     step: int = 0
     steps: int = 0

@@ -138,10 +138,10 @@ class DeviceLoop(Generic[D, P]):
                 raise
             self._changed.notify_all()
 
-    def check_room(self) -> None:
-        """Raises QueueFullError if not even a small job would be admitted now."""
+    def check_room(self, caller: str = "", weight: float = 1.0) -> None:
+        """Raises QueueFullError if not even a small job of this caller would be admitted now."""
         with self._changed:
-            self._queue.check_room(self._clock())
+            self._queue.check_room(self._clock(), caller=caller, weight=weight)
 
     def provide(self, jobs: Sequence[CanvasJob], tasks: Sequence[CanvasTask]) -> None:
         """Gives jobs that were submitted as outlines their pixels, one task each."""
@@ -213,8 +213,10 @@ class DeviceLoop(Generic[D, P]):
         with self._changed:
             for job in batch:
                 self._charge(job)
+            self._queue.serve(batch, self._clock() - self._turn_started)
             self._on_device = []
             self._sweep()
+            self._call_nearest()
         return True
 
     def fail_all(self, error: InpaintError) -> None:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sd_inpaint.engine.canvas_jobs import CanvasJob
+from sd_inpaint.engine.admission import Bounds, Held, Holdings
+from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasRequest
+from sd_inpaint.engine.shares import Shares, Turn
 from sd_inpaint.errors import QueueFullError
 
 PATIENCE = 2.0
@@ -19,7 +21,7 @@ PACE_SMOOTHING = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """First come, first served, with a head start for short jobs.
+    """First come, first served, with a head start for short jobs: the order of one caller's jobs.
 
     A job's rank is fixed when it arrives: ``arrival + patience × its own length``, in seconds; the smallest rank has
     the device next. Jobs of one length are served as they come. Between two steps a shorter newcomer may pass, so:
@@ -63,23 +65,31 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """A request that was refused and will come again, and how long the device will work on it, in seconds."""
+    """A request that was refused and will come again, and how long the device will work on it, in seconds.
+
+    ``caller`` is whose it is, if it was refused for what they have in the queue; None if others fill it.
+    """
 
     returns_at: float
     seconds: float
+    caller: str | None
 
 
 class CanvasQueue:
-    """Canvases that wait or run, bounded in number and in work. Not thread-safe: the device loop locks around it."""
+    """Canvases that wait or run, bounded in number and in work. Not thread-safe: the device loop locks around it.
+
+    One caller's canvases are in :class:`Order`. Between callers, :class:`~sd_inpaint.engine.shares.Shares` decides
+    whose turn it is, and :class:`~sd_inpaint.engine.admission.Holdings` how much each may have in the queue.
+    """
 
     def __init__(
         self, *, max_canvases: int, max_megapixel_steps: float, pace: Pace, order: Order | None = None
     ) -> None:
-        self._max_canvases = max_canvases
-        self._max_megapixel_steps = max_megapixel_steps
+        self._bounds = Bounds(max_canvases, max_megapixel_steps)
         self._order = order or Order()
         self._jobs: list[CanvasJob] = []
         self._refused: list[_Refused] = []
+        self._shares = Shares()
         self.pace = pace
 
     def __len__(self) -> int:
@@ -88,39 +98,45 @@ class CanvasQueue:
     def __iter__(self) -> Iterator[CanvasJob]:
         return iter(tuple(self._jobs))
 
-    def check_room(self, now: float, canvases: int = 1, megapixel_steps: float = 0.0) -> None:
-        """Raises QueueFullError if so many more canvases with so much work cannot be taken.
+    def check_room(
+        self, now: float, canvases: int = 1, megapixel_steps: float = 0.0, *, caller: str = "", weight: float = 1.0
+    ) -> None:
+        """Raises QueueFullError if so many more canvases of a caller, with so much work, cannot be taken.
 
-        An empty queue accepts anything: a request over the bound would otherwise never be served. Whoever is refused
-        is told to come after those who were refused before, so that they do not all come at the same moment.
+        Whoever is refused is told to come after those who were refused before, so that they do not all come at the same
+        moment.
 
         Args:
             now: Clock reading, in seconds.
             canvases: Of the request.
             megapixel_steps: Of the request; 0 where it is not known yet.
+            caller: Whose it is.
+            weight: The caller's.
         """
-        if not self._jobs:
+        more = Held(canvases, megapixel_steps)
+        holdings = Holdings.of(self._jobs, self._bounds)
+        if holdings.has_room(caller, weight, more):
             return
-        waiting_steps = sum(job.task.megapixel_steps for job in self._jobs)
-        has_room = len(self._jobs) + canvases <= self._max_canvases
-        if has_room and waiting_steps + megapixel_steps <= self._max_megapixel_steps:
-            return
-        retry_after_seconds = self._retry_after_seconds(now, canvases, megapixel_steps)
+        total, own = holdings.total, holdings.callers.get(caller)
+        seconds = self._seconds_until_room(caller, weight, more)
+        retry_after_seconds = self._retry_after_seconds(now, seconds, canvases, caller if own else None)
+        shared = f", {own.canvases} canvases of them yours" if own and own.canvases < total.canvases else ""
         raise QueueFullError(
-            f"The queue is full: {len(self._jobs)} of {self._max_canvases} canvases and {waiting_steps:.0f} of "
-            f"{self._max_megapixel_steps:.0f} megapixel-steps wait or run. Try again in {retry_after_seconds} seconds.",
+            f"The queue is full: {total.canvases} of {self._bounds.canvases} canvases and {total.megapixel_steps:.0f} "
+            f"of {self._bounds.megapixel_steps:.0f} megapixel-steps wait or run{shared}. Try again in "
+            f"{retry_after_seconds} seconds.",
             retry_after_seconds=retry_after_seconds,
         )
 
-    def _retry_after_seconds(self, now: float, canvases: int, megapixel_steps: float) -> int:
-        """When there is room for this one behind those who were refused before it."""
+    def _retry_after_seconds(self, now: float, seconds: float, canvases: int, caller: str | None) -> int:
+        """When to come where there is room in so many seconds, but others were refused before."""
         self._refused = [refused for refused in self._refused if refused.returns_at > now]
-        before = sum(refused.seconds for refused in self._refused)
-        seconds = self._seconds_until_room(canvases, megapixel_steps) + min(before, MAX_SPREAD_SECONDS)
+        before = sum(refused.seconds for refused in self._refused if refused.caller in (None, caller))
+        seconds += min(before, MAX_SPREAD_SECONDS)
         if before < MAX_SPREAD_SECONDS:
             # A request that has not been read yet is as long as those that wait, for all that is known.
             waiting = sum(self.pace.seconds(job.steps * job.task.megapixel_passes_per_step) for job in self._jobs)
-            self._refused.append(_Refused(now + seconds, waiting / len(self._jobs) * canvases))
+            self._refused.append(_Refused(now + seconds, waiting / len(self._jobs) * canvases, caller))
         return max(1, math.ceil(seconds))
 
     def admit(self, jobs: Sequence[CanvasJob], now: float, *, force: bool = False) -> None:
@@ -135,21 +151,36 @@ class CanvasQueue:
         Raises:
             QueueFullError: If they don't fit.
         """
+        caller, weight = jobs[0].caller, jobs[0].weight
         if not force:
-            self.check_room(now, len(jobs), sum(job.task.megapixel_steps for job in jobs))
+            megapixel_steps = sum(job.task.megapixel_steps for job in jobs)
+            self.check_room(now, len(jobs), megapixel_steps, caller=caller, weight=weight)
+        request = self._shares.join(caller, weight, had_nothing=all(job.caller != caller for job in self._jobs))
         # A request's canvases share one rank by their total, so that it is not served in the order of its pieces.
         length_seconds = self.pace.seconds(sum(job.remaining_megapixel_passes for job in jobs))
         for job in jobs:
             job.arrived_at = now
             job.rank = self._order.rank(now, length_seconds)
+            job.request = request
             self._jobs.append(job)
 
     def remove(self, job: CanvasJob) -> None:
         """Takes out a job that has ended."""
         self._jobs.remove(job)
 
+    def serve(self, jobs: Sequence[CanvasJob], seconds: float) -> None:
+        """Charges a turn on the device to the callers whose jobs had it, those that have ended by now among them."""
+        passes = sum(job.task.megapixel_passes_per_step for job in jobs)
+        of_callers: dict[str, float] = {}
+        for job in jobs:
+            part = seconds * job.task.megapixel_passes_per_step / passes
+            job.request.served_seconds += part
+            of_callers[job.caller] = of_callers.get(job.caller, 0.0) + part
+        ended = {job.caller for job in jobs if job.ended}
+        self._shares.serve(of_callers, ended=ended, waiting={job.caller for job in self._jobs})
+
     def next_batch(self, max_batch: int) -> list[CanvasJob]:
-        """Returns the jobs for the next UNet call: of those that are ready the one that ranks first, and its mates.
+        """Returns the jobs for the next UNet call: of those that are ready the one whose turn it is, and its mates.
 
         Mates have its canvas size.
         """
@@ -163,30 +194,48 @@ class CanvasQueue:
         return [leader, *mates[: max_batch - 1]]
 
     def nearest(self, count: int) -> list[CanvasJob]:
-        """Returns those that rank first, ready or not."""
+        """Returns those that go first, ready or not."""
         return self._ranked()[:count]
 
     def position(self, job: CanvasJob) -> int:
-        """Returns how many jobs rank before this one."""
-        return sum(other.rank < job.rank or (other.rank == job.rank and other.number < job.number) for other in self)
+        """Returns how many jobs go before this one."""
+        return len(self._ahead(job))
 
     def seconds_left(self, job: CanvasJob) -> float:
         """Returns an estimate, in seconds, of when this job ends if no others arrive."""
-        ahead = sum(
-            other.remaining_megapixel_passes for other in self if (other.rank, other.number) < (job.rank, job.number)
-        )
+        ahead = sum(other.remaining_megapixel_passes for other in self._ahead(job))
         return self.pace.seconds(ahead + job.remaining_megapixel_passes)
 
-    def _ranked(self) -> list[CanvasJob]:
-        return sorted(self._jobs, key=lambda job: (job.rank, job.number))
+    def _ahead(self, job: CanvasJob) -> list[CanvasJob]:
+        """Those before a job; none, if it has ended meanwhile."""
+        ranked = self._ranked()
+        return ranked[: ranked.index(job)] if job in ranked else []
 
-    def _seconds_until_room(self, canvases: int, megapixel_steps: float) -> float:
+    def _ranked(self) -> list[CanvasJob]:
+        """All jobs as they are served if no others arrive."""
+        ranked = sorted(self._jobs, key=lambda job: (job.rank, job.number))
+        callers = {job.caller for job in ranked}
+        if len(callers) < 2:
+            return ranked
+        turns: dict[CanvasRequest, Turn] = {}
+        for caller in callers:
+            left: dict[CanvasRequest, float] = {}
+            for job in ranked:
+                if job.caller == caller:
+                    left[job.request] = left.get(job.request, 0.0) + job.remaining_megapixel_passes
+            requests = [(request, self.pace.seconds(passes)) for request, passes in left.items()]
+            turns |= zip(left, self._shares.turns(caller, requests, callers), strict=True)
+        return sorted(
+            ranked, key=lambda job: (turns[job.request].claim, turns[job.request].finishes, job.rank, job.number)
+        )
+
+    def _seconds_until_room(self, caller: str, weight: float, more: Held) -> float:
         """Walks through the queue in its order until enough of it is done."""
-        count, total = len(self._jobs), sum(job.task.megapixel_steps for job in self._jobs)
+        holdings = Holdings.of(self._jobs, self._bounds)
         seconds = 0.0
         for job in self._ranked():
             seconds += self.pace.seconds(job.remaining_megapixel_passes)
-            count, total = count - 1, total - job.task.megapixel_steps
-            if count + canvases <= self._max_canvases and total + megapixel_steps <= self._max_megapixel_steps:
+            holdings.remove(job)
+            if holdings.has_room(caller, weight, more):
                 break
         return seconds

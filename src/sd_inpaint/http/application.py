@@ -7,6 +7,10 @@ from collections.abc import Callable
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from sd_inpaint.callers.accounts import Accounts
+from sd_inpaint.callers.key_file import KeyFile
+from sd_inpaint.callers.keyring import Keyring
+from sd_inpaint.callers.limits import CallerLimits
 from sd_inpaint.engine.lifecycle import EngineState
 from sd_inpaint.http.bento.address import log_address
 from sd_inpaint.http.bento.connections import ConnectionLimits, Connections
@@ -26,6 +30,7 @@ from sd_inpaint.http.endpoints.preview import Preview
 from sd_inpaint.http.middleware.access_log import AccessLog
 from sd_inpaint.http.middleware.api_keys import ApiKeys
 from sd_inpaint.http.middleware.body_limit import HELD_BODIES, BodyLimit
+from sd_inpaint.http.middleware.caller_usage import CallerUsage
 from sd_inpaint.http.middleware.client_address import Proxies
 from sd_inpaint.http.middleware.cors import AllowedOrigins, Cors
 from sd_inpaint.http.middleware.error_shape import ErrorShape
@@ -64,6 +69,9 @@ class Application:
         openai: The application below ``/v1``.
         a1111: The application below ``/sdapi/v1``.
         native: The application below ``/sd-inpaint``, but for what BentoML declares.
+
+    Raises:
+        SettingsError: If the file of API keys cannot be used.
     """
 
     def __init__(
@@ -80,7 +88,9 @@ class Application:
         self._host = host
         self.budget = budget
         self.painter = make_painter(settings, work)
-        self.runner = JobRunner(self.painter, work, settings, lambda: open_store(settings))
+        self._keyring = make_keyring(settings)
+        self._accounts = Accounts(self._keyring.limits_of)
+        self.runner = JobRunner(self.painter, work, settings, lambda: open_store(settings), self._accounts)
         self._metrics = QueueMetrics(self.painter.engine)
         painting = Painting(self.painter, work, settings)
         self.inpainting = Inpainting(painting)
@@ -117,7 +127,7 @@ class Application:
     @property
     def _checks_hosts(self) -> bool:
         # Where a key is needed, a page that poses as this server gains nothing.
-        return not self.settings.api_keys or bool(self.settings.allowed_hosts)
+        return not self.settings.needs_key or bool(self.settings.allowed_hosts)
 
     def _drain(self, seconds: float) -> None:
         # The painter finishes its pictures, then the runner saves their outcomes.
@@ -147,7 +157,8 @@ class Application:
         and it keeps a timer for each request until then. The engine has its own deadline.
         """
         settings = self.settings
-        origins = AllowedOrigins(settings.cors_origins, needs_key=bool(settings.api_keys))
+        open_paths = PROBES | FILES.keys()
+        origins = AllowedOrigins(settings.cors_origins, needs_key=settings.needs_key)
         outermost_first = [
             Middleware(UnreadBody),
             Middleware(AccessLog),
@@ -158,7 +169,8 @@ class Application:
             *([Middleware(Hosts, names=settings.allowed_hosts)] if self._checks_hosts else []),
             Middleware(Origins, origins=origins),
             Middleware(Routing, routes=app.router.routes),
-            Middleware(ApiKeys, keys=settings.api_keys, exempt=PROBES | FILES.keys()),
+            Middleware(ApiKeys, keyring=self._keyring, exempt=open_paths),
+            Middleware(CallerUsage, accounts=self._accounts, exempt=open_paths),
         ]
         unwanted: object = TimeoutMiddleware
         inner = [middleware for middleware in app.user_middleware if middleware.cls is not unwanted]
@@ -166,6 +178,22 @@ class Application:
         # Before BentoML's own page, which loads a tag manager from elsewhere.
         app.router.routes[:0] = page_routes()
         return app
+
+
+def make_keyring(settings: Settings) -> Keyring:
+    """Makes the keys and the limits of callers.
+
+    Raises:
+        SettingsError: If the file of keys cannot be used.
+    """
+    defaults = CallerLimits(
+        requests_per_minute=settings.caller_requests_per_minute,
+        concurrency=settings.caller_concurrency,
+        megapixel_steps_per_hour=settings.caller_megapixel_steps_per_hour,
+        kept_bytes=settings.caller_kept_bytes,
+    )
+    file = None if settings.api_keys_file is None else KeyFile(settings.api_keys_file)
+    return Keyring(settings.api_keys, file, defaults)
 
 
 def open_store(settings: Settings) -> JobStore:

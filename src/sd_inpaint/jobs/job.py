@@ -53,6 +53,7 @@ class Submission:
             same picture. Before acceptance it is not known.
         key: The caller's Idempotency-Key, made unique to the caller; None without.
         deadline_at: The caller's own deadline, in seconds of Unix time; None without.
+        caller: The name of the API key; None where none was needed.
     """
 
     image: bytes
@@ -61,6 +62,7 @@ class Submission:
     seed: int = SEED_RANDOM
     key: str | None = None
     deadline_at: float | None = None
+    caller: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -199,13 +201,14 @@ class Job:
     """An accepted job, as shown to callers. Times are Unix times in seconds.
 
     Attributes:
-        id: Unguessable: whoever knows it may see and cancel the job.
+        id: Unguessable: whoever knows it may see and cancel a job without a caller.
         version: Grows with every change that can be seen.
         preview_version: Grows with every new preview; 0 before the first.
         parameters: With the seed that is used.
         runs: How often it was started.
         expires_at: When it will be deleted; None before it has ended.
         error: Why it failed; None unless it did.
+        caller: The only one who may see and cancel the job, by the name of the API key; None for whoever knows its id.
     """
 
     id: str
@@ -224,6 +227,20 @@ class Job:
     expires_at: float | None
     deadline_at: float | None
     error: JobError | None
+    caller: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept of one caller's jobs.
+
+    Attributes:
+        bytes: Uploads and results, and room for the results of jobs that have not ended.
+        frees_in_seconds: When the next of it expires; None if nothing does yet.
+    """
+
+    bytes: int
+    frees_in_seconds: float | None
 
 
 class JobStore(Protocol):
@@ -292,17 +309,23 @@ class JobStore(Protocol):
     def waiting(self) -> int:
         """Returns how many jobs are waiting to be claimed."""
 
+    def waiting_of(self, caller: str | None) -> int:
+        """Returns how many of them are one caller's, or have none."""
+
     def claim(self, owner: str) -> tuple[Job, Submission] | None:
         """Gives the oldest job that nobody owns to ``owner``; None if there is none.
 
         A job that was started MAX_RUNS times, or whose upload is gone, is ended as ``job_lost`` on the way.
         """
 
-    def remove(self, job_id: str) -> None:
+    def kept(self, caller: str | None) -> Kept:
+        """Returns what is kept of the jobs of one caller, or of all that have none."""
+
+    def remove(self, job_id: str, caller: str | None = None) -> None:
         """Cancels a job, or deletes one that has ended with its result; may be called again.
 
         Raises:
-            JobNotFoundError: If there is no such job, and was none recently.
+            JobNotFoundError: If there is no such job, and was none recently, or if it is another caller's.
         """
 
     def sweep(self) -> None:

@@ -54,6 +54,11 @@ ALTER TABLE pictures ALTER data SET STORAGE EXTERNAL;
 """
 
 
+_ADDED: Final = {"caller": "text", "bytes": "bigint NOT NULL DEFAULT 0"}
+"""Columns of ``jobs`` that the first version of the tables did not have. They leave the version as it is: the program
+before them works on the tables too, so that replicas can be updated one after another, and an update taken back."""
+
+
 class PostgresJobStore(SqlJobStore):
     """A :class:`sd_inpaint.jobs.job.JobStore` in a PostgreSQL database. Its server is first asked at the first call.
 
@@ -74,7 +79,7 @@ class PostgresJobStore(SqlJobStore):
         max_bytes: int = sys.maxsize,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        database = PostgresDatabase(url, name=SCHEMA, tables=_TABLES, version=TABLES_VERSION, clock=clock)
+        database = PostgresDatabase(url, name=SCHEMA, tables=_TABLES, added=_ADDED, version=TABLES_VERSION, clock=clock)
         pictures = _Pictures(database)
         super().__init__(
             database,

@@ -7,7 +7,7 @@ import re
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final, TypeVar
 
@@ -83,6 +83,7 @@ class PostgresDatabase:
         url: ``postgresql://…``, as libpq reads it.
         name: Of the schema that the tables lie in.
         tables: Statements that make them.
+        added: Columns of the table ``jobs`` that older tables lack, with their types.
         version: Of the tables; those of another version are left alone.
         clock: Unix time in seconds, the same for all processes; None takes the server's own. ``:now`` in statements.
     """
@@ -90,11 +91,19 @@ class PostgresDatabase:
     skip_locked = "FOR UPDATE SKIP LOCKED"
 
     def __init__(
-        self, url: str, *, name: str, tables: str, version: int, clock: Callable[[], float] | None = None
+        self,
+        url: str,
+        *,
+        name: str,
+        tables: str,
+        added: Mapping[str, str],
+        version: int,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._url = url
         self._name = name
         self._tables = tables
+        self._added = added
         self._version = version
         self._clock = clock
         self._lock = threading.Lock()
@@ -241,7 +250,20 @@ class PostgresDatabase:
                 connection.execute("INSERT INTO about (version) VALUES (%s)", (self._version,))
             else:
                 self._check_version(connection)
+            self._add_columns(connection)
         self._has_tables = True
+
+    def _add_columns(self, connection: _Connection) -> None:
+        # Asked for first: to add a column takes a lock that stops everybody, even where the column is there.
+        there = {
+            row["attname"]
+            for row in connection.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = 'jobs'::regclass AND attnum > 0 AND NOT attisdropped"
+            )
+        }
+        for name, kind in self._added.items():
+            if name not in there:
+                connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
 
     def _check_version(self, connection: _Connection) -> None:
         row = connection.execute("SELECT max(version) AS version FROM about").fetchone()

@@ -10,7 +10,7 @@ from sd_inpaint.schema import InpaintParameters
 
 COLUMNS: Final = (
     "id, state, version, preview_version, parameters, step, steps, queue_position, seconds_left, runs,"
-    " created_at, started_at, finished_at, expires_at, deadline_at, error, fingerprint"
+    " created_at, started_at, finished_at, expires_at, deadline_at, error, fingerprint, caller"
 )
 """The columns that :func:`read_job` reads: all but the large ones."""
 
@@ -25,7 +25,7 @@ class Row(Protocol):
 def read_job(row: Row) -> Job:
     """Makes a job of a row that has :data:`COLUMNS`."""
     error = None if row["error"] is None else JobError(**json.loads(row["error"]))
-    names = ("id", "version", "preview_version", "step", "steps", "queue_position", "seconds_left", "runs")
+    names = ("id", "caller", "version", "preview_version", "step", "steps", "queue_position", "seconds_left", "runs")
     times = ("created_at", "started_at", "finished_at", "expires_at", "deadline_at")
     return Job(
         state=JobState(row["state"]),

@@ -8,11 +8,15 @@ import math
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Set
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from sd_inpaint.admission import AdmittedRequest
+from sd_inpaint.callers.accounts import Accounts, Usage
+from sd_inpaint.callers.caller import NOBODY, Caller
+from sd_inpaint.engine.admission import has_place
 from sd_inpaint.engine.lifecycle import EngineState
 from sd_inpaint.errors import (
     EngineCrashedError,
@@ -48,7 +52,13 @@ process down costs few others one of their runs."""
 LONGEST_REST_SECONDS = 32.0
 """An outcome that cannot be saved (a full disk, a lost database) is tried again after 0.25 s, 0.5 s, … 32 s, 32 s."""
 
+KEPT_RETRY_SECONDS = 60.0
+"""When to come again where a caller's jobs keep too much, and none of it expires yet."""
+
 STOP_SECONDS = 30.0
+
+_OTHERS = ""
+"""Label of whoever's jobs wait to be resumed, but for the caller's own."""
 
 
 logger = logging.getLogger("bentoml.sd_inpaint.runner")
@@ -66,18 +76,25 @@ class JobRunner:
         work: Where pictures are decoded and encoded.
         settings: For the queue's bound and the model's name.
         open_store: Opens the store that all processes share; called in :meth:`start`.
+        accounts: Every caller's; None makes some without limits.
     """
 
     def __init__(
-        self, painter: Painter, work: PictureWork, settings: Settings, open_store: Callable[[], JobStore]
+        self,
+        painter: Painter,
+        work: PictureWork,
+        settings: Settings,
+        open_store: Callable[[], JobStore],
+        accounts: Accounts | None = None,
     ) -> None:
+        self._accounts = Accounts() if accounts is None else accounts
         self._painter = painter
         self._work = work
         self._settings = settings
         self._open_store = open_store
         self._store: JobStore | None = None
         self._trouble = "The job store is not open yet."
-        self._accepting = 0
+        self._accepting: Counter[str] = Counter()
         self._owner = secrets.token_hex(8)
         self._runs: dict[str, RunningJob] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,12 +155,15 @@ class JobRunner:
         """True once no job runs in this process."""
         return self._stopping.is_set()
 
-    async def accept(self, submission: Submission, request: InpaintRequest | AdmittedRequest) -> tuple[Job, bool]:
+    async def accept(
+        self, submission: Submission, request: InpaintRequest | AdmittedRequest, usage: Usage | None = None
+    ) -> tuple[Job, bool]:
         """Has the device loop admit a job, then keeps it durably: once this has returned, the job will not be lost.
 
         Args:
             submission: What to keep; a random seed is drawn here.
             request: The same, decoded and checked; it is released with the job, or if the job is not accepted.
+            usage: What the caller's request has used so far; None if nobody is known.
 
         Returns:
             The job, and True if its Idempotency-Key had brought it about before.
@@ -151,11 +171,16 @@ class JobRunner:
         Raises:
             InpaintError: Whatever the painter refuses it for; IdempotencyConflictError; StateUnavailableError.
         """
-        return await asyncio.wrap_future(self._call(self._accept(submission, request)))
+        usage = usage or Usage(self._accounts.of(NOBODY))
+        return await asyncio.wrap_future(self._call(self._accept(submission, request, usage)))
 
-    def cancel(self, job_id: str) -> None:
-        """Cancels a job, whichever process paints it, or deletes one that has ended; raises JobNotFoundError."""
-        self.store.remove(job_id)
+    def cancel(self, job_id: str, caller: str | None = None) -> None:
+        """Cancels a job, whichever process paints it, or deletes one that has ended.
+
+        Raises:
+            JobNotFoundError: If there is none, or it is another caller's.
+        """
+        self.store.remove(job_id, caller)
         self._soon(self._abandon, frozenset((job_id,)))
 
     def drain(self) -> None:
@@ -233,39 +258,47 @@ class JobRunner:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS / 2)
 
-    async def _accept(self, submission: Submission, request: InpaintRequest | AdmittedRequest) -> tuple[Job, bool]:
+    async def _accept(
+        self, submission: Submission, request: InpaintRequest | AdmittedRequest, usage: Usage
+    ) -> tuple[Job, bool]:
         admitted = request if isinstance(request, AdmittedRequest) else None
         is_ours = False
-        self._accepting += 1
+        self._accepting[usage.caller] += 1
         try:
-            job, was_there = await self._try_accept(submission, request)
+            job, was_there = await self._try_accept(submission, request, usage)
             is_ours = not was_there
             return job, was_there
         finally:
-            self._accepting -= 1
+            self._accepting[usage.caller] -= 1
+            self._accepting += Counter()  # forgets those who have none
             if admitted is not None and not is_ours:
                 admitted.release()
 
-    async def _try_accept(self, submission: Submission, request: InpaintRequest | AdmittedRequest) -> tuple[Job, bool]:
+    async def _try_accept(
+        self, submission: Submission, request: InpaintRequest | AdmittedRequest, usage: Usage
+    ) -> tuple[Job, bool]:
         # A retry of an accepted job is not a new job: a full queue does not refuse it.
         found = await asyncio.to_thread(self._opened.find, submission)
         if found is not None:
             return found, True
         if self._is_draining:
             raise ShuttingDownError()
-        self._painter.check_open()
-        await self._check_backlog()
+        usage.account.check_work()
+        self._painter.check_open(usage)
+        await self._check_backlog(submission, usage)
+        room_bytes = result_bytes(request)
+        await self._check_kept(submission, room_bytes, usage)
         parameters = with_seed(request.parameters)
         submission = dataclasses.replace(submission, seed=parameters.seed)
         if isinstance(request, AdmittedRequest):
             request.parameters = parameters
         else:
             request = dataclasses.replace(request, parameters=parameters)
-        run = self._begin(request, submission.deadline_at)
+        run = self._begin(request, submission.deadline_at, usage)
         try:
             # The place in the queue comes first: every stored job has one.
             await admission(run)
-            job, was_there = await asyncio.to_thread(self._opened.add, submission, self._owner, result_bytes(request))
+            job, was_there = await asyncio.to_thread(self._opened.add, submission, self._owner, room_bytes)
         except BaseException:
             run.painting.cancel()
             raise
@@ -278,40 +311,56 @@ class JobRunner:
             self._follow(job.id, run)
         return job, was_there
 
-    async def _check_backlog(self) -> None:
+    async def _check_backlog(self, submission: Submission, usage: Usage) -> None:
         """Counts accepted jobs: those without a canvas, and those that lost their process and were promised a place."""
         unowned = await asyncio.to_thread(self._opened.waiting)
+        own = await asyncio.to_thread(self._opened.waiting_of, submission.caller) if unowned else 0
+        held = Counter(run.usage.caller for run in self._runs.values()) + self._accepting
         # One that is being accepted counts itself.
-        jobs = unowned + len(self._runs) + self._accepting - 1
-        if jobs >= self._settings.max_queue:
+        held[usage.caller] += own - 1
+        held[_OTHERS] += unowned - own
+        jobs = held.total()
+        weights = {run.usage.caller: run.usage.share for run in self._runs.values()} | {usage.caller: usage.share}
+        if not has_place(held, usage.caller, self._settings.max_queue, weights):
             retry_after_seconds = max(1, math.ceil(self._painter.engine.waiting_seconds / jobs))
             raise QueueFullError(
                 f"The queue is full: {jobs} accepted jobs wait or run. Try again in {retry_after_seconds} seconds.",
                 retry_after_seconds=retry_after_seconds,
             )
 
-    def _begin(self, request: InpaintRequest | AdmittedRequest, deadline_at: float | None) -> RunningJob:
+    async def _check_kept(self, submission: Submission, room_bytes: int, usage: Usage) -> None:
+        if usage.account.limits.kept_bytes:
+            kept = await asyncio.to_thread(self._opened.kept, submission.caller)
+            more_bytes = len(submission.image) + len(submission.mask) + room_bytes
+            usage.account.check_kept(kept.bytes, more_bytes, kept.frees_in_seconds or KEPT_RETRY_SECONDS)
+
+    def _begin(self, request: InpaintRequest | AdmittedRequest, deadline_at: float | None, usage: Usage) -> RunningJob:
         progress = Progress(wants_preview=True)
-        painting = self._painter.paint(request, progress=progress, deadline_seconds=seconds_until(deadline_at))
+        painting = self._painter.paint(
+            request, progress=progress, deadline_seconds=seconds_until(deadline_at), caller=usage
+        )
         admitted = request if isinstance(request, AdmittedRequest) else None
-        return RunningJob(asyncio.ensure_future(painting), progress, is_claimed=False, admitted=admitted)
+        return RunningJob(asyncio.ensure_future(painting), progress, usage, is_claimed=False, admitted=admitted)
 
     def _resume(self, submission: Submission, deadline_at: float | None) -> RunningJob:
         """Starts a job that was accepted before: it is painted even if the queue is full."""
         deadline_seconds = seconds_until(deadline_at)
         progress = Progress(wants_preview=True)
+        usage = Usage(self._accounts.of(Caller(submission.caller, "")))
 
         async def paint() -> InpaintResult:
             run.admitted = await self._painter.admit(upload_of(submission), force=True)
             return await self._painter.paint(
-                run.admitted, progress=progress, deadline_seconds=deadline_seconds, force=True
+                run.admitted, progress=progress, deadline_seconds=deadline_seconds, force=True, caller=usage
             )
 
-        run = RunningJob(asyncio.ensure_future(paint()), progress, is_claimed=True)
+        run = RunningJob(asyncio.ensure_future(paint()), progress, usage, is_claimed=True)
         return run
 
     def _follow(self, job_id: str, run: RunningJob) -> None:
         self._runs[job_id] = run
+        # The request that brought it was let in: the job stays, whatever else the caller does.
+        run.usage.account.begin(force=True)
         task = asyncio.create_task(self._see_through(job_id, run))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -338,6 +387,7 @@ class JobRunner:
                 await self._write(self._opened.finish, job_id, self._owner, kept)
         finally:
             del self._runs[job_id]
+            run.usage.account.end()
             if run.admitted is not None:
                 run.admitted.release()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sd_inpaint.admission import AdmittedRequest
+from sd_inpaint.callers.accounts import Usage
 from sd_inpaint.errors import DeadlineExceededError
 from sd_inpaint.imaging import codecs
 from sd_inpaint.imaging.preparation import Upload
@@ -27,6 +28,7 @@ class RunningJob:
 
     painting: "asyncio.Task[InpaintResult]"
     progress: Progress
+    usage: Usage
     is_claimed: bool
     admitted: AdmittedRequest | None = None
     is_given_back: bool = False

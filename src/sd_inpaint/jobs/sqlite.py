@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -63,6 +63,10 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE INDEX IF NOT EXISTS live_jobs ON jobs (live, number);
 """
 
+_ADDED: Final = {"caller": "TEXT", "bytes": "INTEGER NOT NULL DEFAULT 0"}
+"""Columns of the table that its first version did not have. They leave the version as it is: the program before them
+works on the table too, so that an update can be taken back, and replicas can be updated one after another."""
+
 
 def default_folder() -> Path:
     """Returns the folder in the user's cache where jobs are kept if the operator names none.
@@ -91,6 +95,7 @@ class SqliteDatabase:
     Args:
         path: The file; its folder exists.
         schema: Statements that create missing tables.
+        added: Columns of the table ``jobs`` that an older file lacks, with their types.
         version: Of the schema; a file of another version is left alone.
         clock: Unix time in seconds, the same for all processes; ``:now`` in statements.
 
@@ -101,9 +106,12 @@ class SqliteDatabase:
     skip_locked = ""
     """A transaction that writes has the file for itself."""
 
-    def __init__(self, path: Path, *, schema: str, version: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, *, schema: str, added: Mapping[str, str], version: int, clock: Callable[[], float]
+    ) -> None:
         self._path = path
         self._schema = schema
+        self._added = added
         self._version = version
         self._clock = clock
         self._lock = threading.RLock()
@@ -135,6 +143,7 @@ class SqliteDatabase:
             if found not in (0, self._version):
                 raise sqlite3.DatabaseError(f"the file was written by another version of this program ({found})")
             db.executescript(f"BEGIN IMMEDIATE; {self._schema} PRAGMA user_version = {self._version}; COMMIT;")
+            _add_columns(db, self._added)
         except sqlite3.Error:
             db.close()
             raise
@@ -228,6 +237,16 @@ class SqliteDatabase:
             self._disconnect()
 
 
+def _add_columns(db: sqlite3.Connection, added: Mapping[str, str]) -> None:
+    # Under the lock: another process may be about to do the same.
+    db.execute("BEGIN IMMEDIATE")
+    there = {row["name"] for row in db.execute("PRAGMA table_info(jobs)")}
+    for name, kind in added.items():
+        if name not in there:
+            db.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+    db.execute("COMMIT")
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Lets one process of the machine in at a time."""
@@ -283,7 +302,9 @@ class SqliteJobStore(SqlJobStore):
             self._files.make()
         except OSError as error:
             raise unavailable(folder, error) from error
-        database = SqliteDatabase(folder / "jobs.sqlite3", schema=_SCHEMA, version=SCHEMA_VERSION, clock=clock)
+        database = SqliteDatabase(
+            folder / "jobs.sqlite3", schema=_SCHEMA, added=_ADDED, version=SCHEMA_VERSION, clock=clock
+        )
         super().__init__(
             database,
             self._files,
@@ -304,14 +325,14 @@ class SqliteJobStore(SqlJobStore):
         if left < LEAST_FREE_BYTES:
             raise StateUnavailableError(f"The disk that keeps accepted jobs is full: {left} bytes are free.")
 
-    def remove(self, job_id: str) -> None:
+    def remove(self, job_id: str, caller: str | None = None) -> None:
         """Cancels or deletes, on a full disk too: it is how callers make room."""
         try:
-            super().remove(job_id)
+            super().remove(job_id, caller)
         except StateUnavailableError:
             with self._db.translated():
                 self._spare.unlink()
-            super().remove(job_id)
+            super().remove(job_id, caller)
         # The log of changes still has what was overwritten in the database itself.
         with suppress(StateUnavailableError), self._db.reading() as execute:
             execute("PRAGMA wal_checkpoint(TRUNCATE)")

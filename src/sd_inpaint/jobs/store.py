@@ -21,6 +21,7 @@ from sd_inpaint.jobs.job import (
     JobProgress,
     JobResult,
     JobState,
+    Kept,
     ResultExtent,
     Submission,
     estimated_steps,
@@ -35,6 +36,8 @@ ID_BYTES: Final = 18
 """144 random bits, 24 characters."""
 
 _ID: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
+
+UNKNOWN_JOB: Final = "No such job: the id is unknown, or the job was deleted or has expired."
 
 UPLOADS: Final = ("image", "mask")
 """Kinds of picture needed to start a job again. Of the others, "result" is the result, "room" the space for it."""
@@ -138,7 +141,7 @@ class SqlJobStore:
             with self._db.translated():
                 self._pictures.set_aside(job_id, room_bytes)
                 with self._pictures.drafted(job_id, files) as keep, self._db.writing() as execute:
-                    while not self._inserted(execute, job_id, submission, owner):
+                    while not self._inserted(execute, job_id, submission, owner, room_bytes):
                         # Where it has gone since, the key is free by now.
                         if found := self._find(execute, submission):
                             return found, True
@@ -166,7 +169,7 @@ class SqlJobStore:
         with self._db.writing(durably=False):
             pass
 
-    def _inserted(self, execute: Execute, job_id: str, submission: Submission, owner: str) -> bool:
+    def _inserted(self, execute: Execute, job_id: str, submission: Submission, owner: str, room_bytes: int) -> bool:
         if submission.key is not None:
             execute(statements.FREE_KEY, key=submission.key)
         parameters = submission.parameters.model_copy(update={"seed": submission.seed})
@@ -180,6 +183,8 @@ class SqlJobStore:
             lease=self.lease_seconds,
             deadline_at=submission.deadline_at,
             steps=estimated_steps(parameters),
+            caller=submission.caller,
+            bytes=len(submission.image) + len(submission.mask) + room_bytes,
         )
         return bool(inserted)
 
@@ -206,7 +211,7 @@ class SqlJobStore:
             with self._db.reading() as execute:
                 for row in execute(statements.BY_ID.format(columns=columns), id=job_id):
                     return row
-        raise JobNotFoundError("No such job: the id is unknown, or the job was deleted or has expired.")
+        raise JobNotFoundError(UNKNOWN_JOB)
 
     def preview(self, job_id: str) -> bytes | None:
         """Looks a preview up."""
@@ -258,7 +263,9 @@ class SqlJobStore:
             self._pictures.drafted(job_id, {"result": pictures}) as keep,
             self._db.writing() as execute,
         ):
-            ended = self._end(execute, job_id, owner, JobState.DONE, result=written, steps=result.steps)
+            ended = self._end(
+                execute, job_id, owner, JobState.DONE, result=written, steps=result.steps, kept_bytes=len(pictures)
+            )
             # A late result has no owner, and must not replace the existing one.
             if ended:
                 keep(execute)
@@ -284,9 +291,10 @@ class SqlJobStore:
         result: str | None = None,
         error: str | None = None,
         steps: int = -1,
+        kept_bytes: int = 0,
     ) -> bool:
         names = {"id": job_id, "owner": owner, "state": state.value, "ttl": self._ttl}
-        return bool(execute(statements.END, **names, result=result, error=error, steps=steps))
+        return bool(execute(statements.END, **names, result=result, error=error, steps=steps, bytes=kept_bytes))
 
     def _forget(self, job_id: str, *kinds: str) -> None:
         with self._db.translated():
@@ -302,6 +310,11 @@ class SqlJobStore:
         """Counts the jobs that nobody owns."""
         with self._db.reading() as execute:
             return int(execute(statements.COUNT, grace=self._grace_seconds())[0]["waiting"])
+
+    def waiting_of(self, caller: str | None) -> int:
+        """Counts one caller's of them."""
+        with self._db.reading() as execute:
+            return int(execute(statements.COUNT_OWN, grace=self._grace_seconds(), caller=caller or "")[0]["waiting"])
 
     def _grace_seconds(self) -> float:
         """Nobody could renew a lease while the database was away: for a while, none counts as expired."""
@@ -331,16 +344,22 @@ class SqlJobStore:
                 image, mask = (self._pictures.read(job.id, kind) for kind in UPLOADS)
             except FileNotFoundError as error:
                 raise JobLostError("The job's upload no longer exists, so the job cannot run.") from error
-        return Submission(image, mask, job.parameters, job.parameters.seed)
+        return Submission(image, mask, job.parameters, job.parameters.seed, caller=job.caller)
 
-    def remove(self, job_id: str) -> None:
+    def kept(self, caller: str | None) -> Kept:
+        """Adds up what a caller's jobs keep."""
+        with self._db.reading() as execute:
+            row = execute(statements.KEPT, caller=caller or "")[0]
+        return Kept(int(row["bytes"]), row["frees_in_seconds"])
+
+    def remove(self, job_id: str, caller: str | None = None) -> None:
         """Cancels or deletes."""
         if not _ID.fullmatch(job_id):
             raise JobNotFoundError("No such job: the id is unknown, or the job has expired.")
         with self._db.writing() as execute:
-            rows = execute("SELECT parameters FROM jobs WHERE id = :id", id=job_id)
+            rows = execute(statements.OWN, id=job_id, caller=caller)
             removed = rows and execute(statements.REMOVE, id=job_id, ttl=self._ttl, parameters=_without_texts(rows[0]))
-            if not removed and not execute("SELECT id FROM jobs WHERE id = :id", id=job_id):
+            if not rows:
                 raise JobNotFoundError("No such job: the id is unknown, or the job has expired.")
         if removed:
             self._forget(job_id)

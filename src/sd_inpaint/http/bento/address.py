@@ -27,7 +27,7 @@ def check_address(host: str | None, settings: Settings) -> None:
     Raises:
         SettingsError: If other machines reach the address, and need no key.
     """
-    if host is None or is_loopback(host) or settings.api_keys or settings.allow_open:
+    if host is None or is_loopback(host) or settings.needs_key or settings.allow_open:
         return
     raise SettingsError(
         f"Every machine that reaches {host} could use this server, which has no API keys. Set SD_INPAINT_API_KEYS, "
@@ -39,9 +39,9 @@ def log_address(host: str | None, settings: Settings) -> None:
     """Says in the log who can call; BentoML writes "localhost" for every address."""
     if host is None:
         return
-    who = "with an API key" if settings.api_keys else "without an API key"
+    who = "with an API key" if settings.needs_key else "without an API key"
     if is_loopback(host):
         logger.info("Listening on %s: programs on this machine can call, %s.", host, who)
     else:
-        level = logging.INFO if settings.api_keys else logging.WARNING
+        level = logging.INFO if settings.needs_key else logging.WARNING
         logger.log(level, "Listening on %s: every machine that reaches it can call, %s.", host, who)

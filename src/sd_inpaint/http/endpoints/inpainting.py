@@ -64,7 +64,7 @@ class Inpainting:
 
     async def _inpaint(self, request: Request) -> Response:
         # 1. Refuse what can be refused before the body is read.
-        self._painting.check_open()
+        self._painting.check_open(request)
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
         with await self._admit(request) as admitted:

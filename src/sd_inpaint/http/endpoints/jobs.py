@@ -17,6 +17,8 @@ from sd_inpaint.http.endpoints.inpainting import Inpainting
 from sd_inpaint.http.endpoints.job_events import stream_events
 from sd_inpaint.http.endpoints.painting import Painting
 from sd_inpaint.http.middleware.access_log import request_id
+from sd_inpaint.http.middleware.api_keys import caller_of
+from sd_inpaint.http.middleware.caller_usage import usage_of
 from sd_inpaint.http.middleware.path_prefix import path_prefix
 from sd_inpaint.http.wire import sse
 from sd_inpaint.http.wire.errors import answering, error_body, error_response
@@ -28,6 +30,7 @@ from sd_inpaint.http.wire.results import render
 from sd_inpaint.imaging import codecs
 from sd_inpaint.jobs.job import Job, JobState, Submission
 from sd_inpaint.jobs.runner import JobRunner
+from sd_inpaint.jobs.store import UNKNOWN_JOB
 from sd_inpaint.schema import InpaintParameters
 
 _FORMAT_FIELDS = ("output_format", "quality")
@@ -60,7 +63,7 @@ class Jobs:
         key = _read_key(request)
         self._runner.check_open()
         if key is None:
-            self._painting.check_open()
+            self._painting.check_open(request)
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
         form, parameters = await self._inpainting.read_form(request)
@@ -71,6 +74,7 @@ class Jobs:
             parameters=parameters,
             key=key,
             deadline_at=None if deadline_seconds is None else time.time() + deadline_seconds,
+            caller=caller_of(request).name,
         )
         # 3. Get a place in the queue, and one on the disk.
         job = await self._runner.find(submission)
@@ -82,7 +86,7 @@ class Jobs:
             except InpaintError:
                 admitted.release()
                 raise
-            job, was_there = await self._runner.accept(submission, admitted)
+            job, was_there = await self._runner.accept(submission, admitted, usage_of(request))
         shown = describe(job, path_prefix(request))
         headers = {"Location": str(shown["url"]), **NO_STORE}
         if was_there:
@@ -122,7 +126,8 @@ class Jobs:
 
     async def delete(self, request: Request) -> Response:
         """Cancels a job, or deletes the result of one that has ended."""
-        await anyio.to_thread.run_sync(self._runner.cancel, request.path_params["id"])
+        caller = caller_of(request).name
+        await anyio.to_thread.run_sync(self._runner.cancel, request.path_params["id"], caller)
         return Response(status_code=204)
 
     async def get_events(self, request: Request) -> Response:
@@ -136,7 +141,11 @@ class Jobs:
         return sse.stream(stream_events(self._runner, job, partial(describe, prefix=path_prefix(request))))
 
     async def _find(self, request: Request) -> Job:
-        return await anyio.to_thread.run_sync(self._runner.store.get, request.path_params["id"])
+        """The job at a path; another caller's is as unknown as one that never was."""
+        job = await anyio.to_thread.run_sync(self._runner.store.get, request.path_params["id"])
+        if job.caller not in (None, caller_of(request).name):
+            raise JobNotFoundError(UNKNOWN_JOB)
+        return job
 
 
 def describe(job: Job, prefix: str = "") -> dict[str, object]:
@@ -175,7 +184,7 @@ def _choose_format(request: Request, parameters: InpaintParameters) -> ResultFor
 
 
 def _read_key(request: Request) -> str | None:
-    """Returns the caller's Idempotency-Key, made unique to the API key it came with."""
+    """Returns the caller's Idempotency-Key, made unique to the caller: their name, or what they sent for a key."""
     sent = request.headers.getlist(IDEMPOTENCY_KEY)
     if not sent:
         return None
@@ -183,7 +192,10 @@ def _read_key(request: Request) -> str | None:
         raise InvalidParameterError(
             f"{IDEMPOTENCY_KEY} must be one value of 1 to 255 ASCII characters.", field=IDEMPOTENCY_KEY
         )
-    caller = request.headers.get("authorization", "") + "\n" + request.headers.get("x-api-key", "")
+    caller = caller_of(request).name
+    if caller is None:
+        # Where no key is needed, one that comes all the same still keeps callers apart.
+        caller = request.headers.get("authorization", "") + "\n" + request.headers.get("x-api-key", "")
     return hashlib.sha256(f"{caller}\n{sent[0]}".encode()).hexdigest()
 
 

@@ -106,7 +106,7 @@ class OpenAIEdits:
     async def post_edit(self, request: Request) -> Response:
         """Repaints the transparent part of a mask."""
         # 1. Refuse what can be refused before the body is read.
-        self._painting.check_open()
+        self._painting.check_open(request)
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
         form = await read_form(request, FIELDS)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from sd_inpaint.admission import AdmittedRequest, ReadPicture
 from sd_inpaint.errors import DeadlineExceededError, InpaintError, RequestCancelledError
 from sd_inpaint.http.middleware.body_limit import forget_body
+from sd_inpaint.http.middleware.caller_usage import usage_of
 from sd_inpaint.http.wire.headers import DEADLINE
 from sd_inpaint.http.wire.parameters import read_seconds
 from sd_inpaint.imaging.pair import ReadMask, read_luminance
@@ -46,9 +47,11 @@ class Painting:
         """Returns the device's memory, as :meth:`~sd_inpaint.painter.Painter.device_memory`."""
         return self._painter.device_memory()
 
-    def check_open(self) -> None:
-        """Raises at once what a request would meet: model not loaded, server stopping, or queue full."""
-        self._painter.check_open()
+    def check_open(self, request: Request) -> None:
+        """Raises at once what a request would meet: model not loaded, server stopping, queue full, or quota used up."""
+        usage = usage_of(request)
+        usage.account.check_work()
+        self._painter.check_open(usage)
 
     def deadline_seconds(self, request: Request) -> float | None:
         """Reads how long the caller will wait; None if they do not say."""
@@ -74,7 +77,7 @@ class Painting:
         """
         started = time.monotonic()
         upload = Upload(image, mask, parameters, self._settings.max_pixels, read_mask)
-        admitted = await self._in_time(request, self._painter.admit(upload))
+        admitted = await self._in_time(request, self._painter.admit(upload, caller=usage_of(request)))
         admitted.waited_seconds = time.monotonic() - started
         if admitted.read is None:
             # The pixels are here: the files are no longer needed.
@@ -107,7 +110,7 @@ class Painting:
 
     async def read_picture(self, request: Request, read: ReadPicture[T], image: bytes) -> T:
         """Has a function of a module read a caller's picture, where it can be stopped; raises as :meth:`admit` does."""
-        return await self._in_time(request, self._painter.read_picture(read, image))
+        return await self._in_time(request, self._painter.read_picture(read, image, usage_of(request)))
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does work on whole pictures, off the event loop and in its turn."""
@@ -131,7 +134,9 @@ class Painting:
         """Paints, but gives up as soon as the client disconnects: nobody would read the picture."""
         if deadline_seconds is not None:
             deadline_seconds = max(LEAST_SECONDS, deadline_seconds - admitted.waited_seconds)
-        painting = self._painter.paint(admitted, progress=progress, deadline_seconds=deadline_seconds)
+        painting = self._painter.paint(
+            admitted, progress=progress, deadline_seconds=deadline_seconds, caller=usage_of(request)
+        )
         return await _unless_gone(request, painting)
 
 

@@ -1,31 +1,26 @@
-"""API keys: who may call."""
+"""API keys: who may call, and who it is."""
 
 import base64
-import hashlib
-import hmac
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sd_inpaint.callers.caller import Caller
+from sd_inpaint.callers.keyring import Keyring
+from sd_inpaint.callers.wrong_keys import WrongKeys
 from sd_inpaint.errors import UnauthorizedError
+from sd_inpaint.http.middleware.client_address import client_address
 
-_CALLER = "caller"
-"""The key in a request's state that holds its API key's digest."""
+MOST_OFFERED = 4
+"""Keys in one request; each is compared with each that is known."""
 
 
-def caller(connection: HTTPConnection) -> str:
-    """Returns whose a request is: two are one caller's if they came with one API key.
-
-    Without keys it is the address that a request came from, and what a proxy says of the one before it: enough to keep
-    callers apart who mean no harm, and no more than that.
-    """
-    state: dict[str, object] = connection.scope.get("state", {})
-    if _CALLER in state:
-        return str(state[_CALLER])
-    host = connection.client.host if connection.client else ""
-    return f"{host} {connection.headers.get('x-forwarded-for', '')}"
+def caller_of(connection: HTTPConnection) -> Caller:
+    """Returns who makes the request that ``connection`` is about."""
+    caller: Caller = connection.state.caller
+    return caller
 
 
 class ApiKeys:
@@ -34,44 +29,50 @@ class ApiKeys:
     Clients that know a user and a password only, as the web UI's do, give the key as the password (RFC 7617); the user
     is not looked at. Browsers are not asked to: they would ask people in a window of their own, whatever page it is.
 
-    Keys are compared by their digests, in time that does not depend on where two keys differ, nor on their length.
-
     Args:
         app: What is behind the door.
-        keys: The operator's; none lets everybody in.
+        keyring: The operator's; one that needs no key lets everybody in, without a name.
         exempt: Paths that need no key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str], exempt: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, keyring: Keyring, exempt: Collection[str]) -> None:
         self._app = app
+        self._keyring = keyring
         self._exempt = exempt
-        self._digests = [_digest(key.encode("utf-8")) for key in keys]
+        self._wrong_keys = WrongKeys()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one ASGI connection."""
-        if scope["type"] == "http" and self._digests and scope["path"] not in self._exempt:
-            scope.setdefault("state", {})[_CALLER] = self._check(Headers(scope=scope)).hex()
+        if scope["type"] == "http":
+            address = client_address(scope)
+            is_open = scope["path"] in self._exempt or not self._keyring.is_needed
+            name = None if is_open else self._name(Headers(scope=scope), address)
+            scope["state"]["caller"] = Caller(name, address)
         await self._app(scope, receive, send)
 
-    def _check(self, headers: Headers) -> bytes:
-        """Returns the digest of the key that fits."""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        # Starlette reads headers as Latin-1.
-        offered = [key.encode("latin-1") for key in headers.getlist("x-api-key")]
-        if scheme.lower() == "bearer":
-            offered.append(token.strip().encode("latin-1"))
-        elif scheme.lower() == "basic":
-            offered.append(_password(token.strip()))
+    def _name(self, headers: Headers, address: str) -> str:
+        offered = _offered(headers)
         if not offered:
             raise UnauthorizedError(
                 "This server needs an API key: as 'Authorization: Bearer …', as 'X-API-Key: …', or as the password."
             )
-        # Lists, not generators: each pair is compared, whichever of them matches.
-        digests = [_digest(key) for key in offered]
-        matches = [digest for digest in digests for known in self._digests if hmac.compare_digest(digest, known)]
-        if not matches:
+        self._wrong_keys.check(address)
+        name = self._keyring.name_of(offered) if len(offered) <= MOST_OFFERED else None
+        if name is None:
+            self._wrong_keys.add(address)
             raise UnauthorizedError("The API key is not valid.")
-        return matches[0]
+        return name
+
+
+def _offered(headers: Headers) -> list[bytes]:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    # Starlette reads headers as Latin-1.
+    offered = [key.encode("latin-1") for key in headers.getlist("x-api-key")]
+    if scheme.lower() == "bearer":
+        offered.append(token.strip().encode("latin-1"))
+    elif scheme.lower() == "basic":
+        offered.append(_password(token.strip()))
+    return offered
 
 
 def _password(credentials: str) -> bytes:
@@ -79,7 +80,3 @@ def _password(credentials: str) -> bytes:
         return base64.b64decode(credentials, validate=True).partition(b":")[2]
     except ValueError:
         return b""
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()

@@ -45,7 +45,9 @@ class PathPrefix:
         forwarded = _forwarded(Headers(scope=scope).getlist(FORWARDED_PREFIX))
         prefix = (self._setting or forwarded or scope.get("root_path", "")).rstrip("/")
         # From here on, paths are the ones that are declared.
-        scope = {**scope, "root_path": "", "state": {**scope.get("state", {}), _STATE_KEY: prefix}}
+        scope = {**scope, "root_path": ""}
+        # In place: the access log reads there what became of the request.
+        scope.setdefault("state", {})[_STATE_KEY] = prefix
         path = scope["path"]
         if prefix and path == prefix and scope["type"] == "http":
             # The page's own addresses are relative to the folder that it is in.

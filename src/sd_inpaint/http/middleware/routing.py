@@ -11,6 +11,9 @@ from sd_inpaint.http.wire.errors import MethodNotAllowedError, NotFoundError
 
 _PATH_KEY = "sd_inpaint.path"
 
+TEMPLATE = "path_template"
+"""The key in a request's state that has its path as it was declared."""
+
 ANY_METHOD = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 
 
@@ -71,6 +74,7 @@ class Routing:
         endpoint = find_endpoint(self._routes, scope)
         if endpoint is None:
             raise NotFoundError(f"Nothing is served at {path[:100]!r}.")
+        scope["state"][TEMPLATE] = endpoint.template
         if method == "OPTIONS":
             allowed = ", ".join(sorted({*endpoint.methods, "OPTIONS"}))
             await Response(status_code=204, headers={"Allow": allowed})(scope, receive, send)

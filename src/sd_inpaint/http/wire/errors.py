@@ -12,12 +12,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from sd_inpaint.errors import CallerError, InpaintError, QueueFullError
+from sd_inpaint.errors import BusyError, CallerError, InpaintError
 from sd_inpaint.http.wire.headers import NO_STORE
 from sd_inpaint.http.wire.paths import OPENAI
 
 HAS_SHAPE: Final = "has_error_shape"
 """The key in a request's state that says its response is an :class:`ErrorResponse`."""
+
+ERROR_CODE: Final = "error_code"
+"""The key in a request's state that has the code of the error it was answered with."""
 
 STATUSES = {
     "malformed_body": 400,
@@ -42,6 +45,8 @@ STATUSES = {
     # As the IETF's draft on the Idempotency-Key header says (draft-ietf-httpapi-idempotency-key-header).
     "idempotency_conflict": 422,
     "queue_full": 429,
+    "rate_limited": 429,
+    "quota_exceeded": 429,
     "too_many_connections": 429,
     # nginx's "client closed request": nobody reads it but the log.
     "cancelled": 499,
@@ -135,7 +140,16 @@ class Failure(Protocol):
 
 
 class ErrorResponse(JSONResponse):
-    """An error in the shape that its caller reads; :mod:`sd_inpaint.http.middleware.error_shape` lets it pass."""
+    """An error in the shape that its caller reads; :mod:`sd_inpaint.http.middleware.error_shape` lets it pass.
+
+    Args:
+        failure: The error.
+        path: That it is an answer to.
+    """
+
+    def __init__(self, failure: Failure, path: str = "") -> None:
+        super().__init__(error_body(failure, path), status_of(failure), headers=_headers(failure))
+        self._code = failure.code
 
     def render(self, content: object) -> bytes:
         """Encodes the body; half surrogates of a caller's, which no encoding has, as question marks."""
@@ -144,7 +158,8 @@ class ErrorResponse(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the response."""
-        scope.setdefault("state", {})[HAS_SHAPE] = True
+        state = scope.setdefault("state", {})
+        state[HAS_SHAPE], state[ERROR_CODE] = True, self._code
         await super().__call__(scope, receive, send)
 
 
@@ -168,7 +183,7 @@ def status_of(failure: Failure) -> int:
 
 def error_response(failure: Failure, path: str = "") -> ErrorResponse:
     """Gives an error its status, its headers and its body."""
-    return ErrorResponse(error_body(failure, path), status_of(failure), headers=_headers(failure))
+    return ErrorResponse(failure, path)
 
 
 def answering(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -187,7 +202,7 @@ def answering(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
 def _headers(failure: Failure) -> dict[str, str]:
     headers = dict(NO_STORE)
     retry_seconds = RETRY_SECONDS.get(failure.code)
-    if isinstance(failure, QueueFullError):
+    if isinstance(failure, BusyError):
         retry_seconds = failure.retry_after_seconds
     if retry_seconds is not None:
         headers["Retry-After"] = str(retry_seconds)

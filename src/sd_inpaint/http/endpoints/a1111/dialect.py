@@ -20,7 +20,7 @@ from sd_inpaint.http.endpoints.a1111.infotext import parse_infotext
 from sd_inpaint.http.endpoints.a1111.running import IDLE_STATE, Run, Running
 from sd_inpaint.http.endpoints.a1111.settings import check_settings, list_settings
 from sd_inpaint.http.endpoints.painting import Painting
-from sd_inpaint.http.middleware.api_keys import caller
+from sd_inpaint.http.middleware.api_keys import caller_of
 from sd_inpaint.http.wire.errors import NotFoundError, answering
 from sd_inpaint.http.wire.headers import NO_STORE
 from sd_inpaint.http.wire.json_body import parse_json_object, read_json_body
@@ -82,7 +82,7 @@ class A1111:
     async def img2img(self, request: Request) -> Response:
         """Repaints the white part of a mask."""
         # 1. Refuse what can be refused before the body is read.
-        self._painting.check_open()
+        self._painting.check_open(request)
         deadline_seconds = self._painting.deadline_seconds(request)
         # 2. Read the request.
         body = await read_json_body(request)
@@ -91,7 +91,7 @@ class A1111:
         with await self._painting.admit(request, call.image, call.mask, call.parameters, read_mask) as admitted:
             _check_size(call, admitted)
             # 3. Paint the picture.
-            with self._running.enter(caller(request)) as run:
+            with self._running.enter(caller_of(request).label) as run:
                 result = await run.painting(
                     self._painting.paint(request, admitted, deadline_seconds, progress=run.progress)
                 )
@@ -100,7 +100,7 @@ class A1111:
 
     async def get_progress(self, request: Request) -> Response:
         """Returns the progress of the caller's oldest call, with the picture so far."""
-        runs = self._running.of(caller(request))
+        runs = self._running.of(caller_of(request).label)
         skips_picture = read_switch("skip_current_image", request.query_params.get("skip_current_image", "false"))
         about: dict[str, Any]
         if not runs:
@@ -113,13 +113,13 @@ class A1111:
 
     async def interrupt(self, request: Request) -> Response:
         """Ends all of the caller's calls."""
-        for run in self._running.of(caller(request)):
+        for run in self._running.of(caller_of(request).label):
             run.interrupt()
         return JSONResponse({})
 
     async def skip(self, request: Request) -> Response:
         """Ends the caller's oldest call."""
-        for run in self._running.of(caller(request))[:1]:
+        for run in self._running.of(caller_of(request).label)[:1]:
             run.interrupt()
         return JSONResponse(None)
 

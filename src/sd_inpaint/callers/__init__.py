@@ -1,0 +1,1 @@
+"""Who calls: their keys, and how much each may use."""
