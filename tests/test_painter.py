@@ -1,6 +1,7 @@
 """Whole requests, with real classes at tiny size."""
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from sd_inpaint.errors import DeadlineExceededError, ModelDisabledError, QueueFullError
-from sd_inpaint.imaging import colours, icc
+from sd_inpaint.imaging import codecs, colours, icc
+from sd_inpaint.imaging.preparation import Upload
 from sd_inpaint.painter import Painter
 from sd_inpaint.picture import Picture
 from sd_inpaint.progress import Progress
@@ -104,6 +106,21 @@ def test_grey_is_monotone_from_the_input_to_the_painted_picture(painter: Painter
     whole = levels[-1] - request.image.rgb
     steps = np.diff(np.stack([request.image.rgb.astype(int), *levels]), axis=0)
     assert (np.sign(steps) * np.sign(whole) >= 0).all()
+
+
+def test_a_result_names_the_uploaded_file(painter: Painter) -> None:
+    """The digest of the upload, taken where it is decoded, comes with the result."""
+    request = make_request()
+    file = codecs.encode(request.image)
+    mask = codecs.encode(Picture(np.dstack([request.mask] * 3)))
+    upload = Upload(file, mask, request.parameters, max_pixels=10_000)
+
+    async def admit_and_paint() -> InpaintResult:
+        with await painter.admit(upload) as admitted:
+            return await painter.paint(admitted)
+
+    result = asyncio.run(admit_and_paint())
+    assert result.image_sha256 == hashlib.sha256(file).hexdigest()
 
 
 def test_black_mask_gives_the_input_back_without_the_model(painter: Painter) -> None:

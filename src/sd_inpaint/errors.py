@@ -33,6 +33,7 @@
         ├── EngineCrashedError            internal
         ├── JobLostError                  job_lost
         ├── StateUnavailableError         state_unavailable
+        ├── CredentialsExpiredError       credentials_expired
         ├── SettingsError                 invalid_settings
         └── WeightsError                  invalid_weights
 
@@ -260,6 +261,12 @@ class StateUnavailableError(MachineError):
     """The folder or the database that keeps accepted jobs cannot be used; the reason is in the message."""
 
     code = "state_unavailable"
+
+
+class CredentialsExpiredError(MachineError):
+    """The certificate that results are signed with is not valid now; the operator must renew it and restart."""
+
+    code = "credentials_expired"
 
 
 class SettingsError(MachineError):

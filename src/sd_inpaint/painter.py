@@ -174,6 +174,7 @@ class Painter:
             regions=tuple(canvas.describe() for canvas in request.canvases),
             is_all_painted=parameters.strength == 1 and run.preparation.is_all_white,
             brightest=run.preparation.brightest,
+            image_sha256=run.preparation.image_sha256,
         )
 
     async def admit(self, upload: Upload, *, force: bool = False, caller: Usage | None = None) -> AdmittedRequest:

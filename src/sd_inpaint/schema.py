@@ -194,11 +194,13 @@ class InpaintRequest:
         image: The upright input picture.
         mask: (H, W) uint8 of the picture's size; 255 repaints, 0 keeps.
         parameters: Everything else.
+        image_sha256: SHA-256 of the uploaded image, in hexadecimal; empty where no file was uploaded.
     """
 
     image: Picture
     mask: np.ndarray
     parameters: InpaintParameters
+    image_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,7 @@ class InpaintResult:
         regions: The box and the scale of each canvas, for ``X-Region``.
         is_all_painted: Whether nothing of the caller's picture is left: all of the mask white, ``strength`` 1.
         brightest: The highest level of the mask after ``mask_invert``, ``mask_grow`` and ``mask_blur``, 0 to 255.
+        image_sha256: As in :class:`InpaintRequest`.
     """
 
     variations: tuple[Variation, ...]
@@ -233,6 +236,7 @@ class InpaintResult:
     regions: tuple[str, ...] = ()
     is_all_painted: bool = False
     brightest: int = 255
+    image_sha256: str = ""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -184,6 +184,12 @@ class Settings(BaseSettings):
     metadata: bool = True
     """False leaves the parameters and the provenance out of result files."""
 
+    c2pa_certificate: Path | None = None
+    """PEM file of the certificate that results are signed with as Content Credentials, and of those it is issued by."""
+
+    c2pa_key: Path | None = None
+    """PEM file of its private key."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -248,7 +248,8 @@ class TestMatchColours:
         other[mask <= masks.INVISIBLE_LEVELS] = one[mask <= masks.INVISIBLE_LEVELS]
         before = one.copy()
         first, second = (masks.match_colours(canvas, original, mask).astype(int) - canvas for canvas in (one, other))
-        assert np.array_equal(first, second)
+        # A sum that lies between two levels, as float32 has it, is rounded up under one colour and down under another.
+        assert np.abs(first - second).max() <= 1
         assert np.abs(first).max() <= 32
         assert np.array_equal(one, before)
 

@@ -113,7 +113,9 @@ class FakePainter:
     async def admit(self, upload: Upload, *, force: bool = False, caller: Any = None) -> AdmittedRequest:
         """Decodes, here and at once."""
         request = upload.decode()
-        preparation = Preparation(request.image, request.mask, (), (), is_all_white=False)
+        preparation = Preparation(
+            request.image, request.mask, (), (), is_all_white=False, image_sha256=request.image_sha256
+        )
         return AdmittedRequest.of(request.parameters, preparation)
 
     async def read_picture(self, read: Any, image: bytes, caller: Any = None) -> Any:
@@ -141,7 +143,12 @@ class FakePainter:
         import asyncio
 
         assert admitted.preparation is not None
-        request = InpaintRequest(admitted.preparation.image, admitted.preparation.mask, admitted.parameters)
+        request = InpaintRequest(
+            admitted.preparation.image,
+            admitted.preparation.mask,
+            admitted.parameters,
+            admitted.preparation.image_sha256,
+        )
         self.requests.append(request)
         self.deadlines.append(deadline_seconds)
         if self.failure is not None:
@@ -164,6 +171,7 @@ class FakePainter:
             steps=parameters.num_inference_steps,
             inference_seconds=0.5,
             regions=("0,0,70,53 x1.000",) if parameters.region == "mask" else (),
+            image_sha256=request.image_sha256,
         )
 
     @staticmethod

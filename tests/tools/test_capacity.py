@@ -342,6 +342,7 @@ class TestCommand:
         assert shown[20]["refused"] == 0
         assert shown[20]["goodput"] == pytest.approx(600, rel=0.05)
 
+    @pytest.mark.slow
     def test_scale(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         """Three rates are three columns, as on the page; without a price there is no cost."""
         printed = self.run(monkeypatch, capsys, "scale", "--step 1=0.1 8=0.35 --wait 5 --balancer least")

@@ -39,6 +39,7 @@ from sd_inpaint.http.middleware.path_prefix import PathPrefix
 from sd_inpaint.http.middleware.routing import Routing
 from sd_inpaint.http.middleware.unread_body import UnreadBody
 from sd_inpaint.http.wire.paths import PROBES
+from sd_inpaint.imaging.credentials import load_credentials
 from sd_inpaint.jobs.job import JobStore
 from sd_inpaint.jobs.runner import JobRunner
 from sd_inpaint.jobs.sqlite import SqliteJobStore, default_folder
@@ -46,6 +47,11 @@ from sd_inpaint.memory_budget import MemoryBudget, memory_limit_bytes
 from sd_inpaint.painter import Painter
 from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.settings import Settings
+
+logger = logging.getLogger("bentoml.sd_inpaint.http")
+
+EXPIRY_WARNING_DAYS = 30
+"""A certificate that expires sooner is worth a line at each start."""
 
 MEMORY_SHARE = 0.9
 """Of the container's or the machine's memory: the rest is for what nobody counts."""
@@ -58,6 +64,9 @@ class Application:
         settings: The operator's.
         host: The IP address that is served; None where it is not known, as in tests.
         make_painter: Makes the painter of settings and a place to work on pictures.
+
+    Raises:
+        SettingsError: If results are to be signed and cannot be.
 
     Attributes:
         settings: As given.
@@ -92,7 +101,8 @@ class Application:
         self._accounts = Accounts(self._keyring.limits_of)
         self.runner = JobRunner(self.painter, work, settings, lambda: open_store(settings), self._accounts)
         self._metrics = QueueMetrics(self.painter.engine)
-        painting = Painting(self.painter, work, settings)
+        self._credentials = load_credentials(settings.c2pa_certificate, settings.c2pa_key)
+        painting = Painting(self.painter, work, settings, self._credentials)
         self.inpainting = Inpainting(painting)
         self.health = Health(self.painter, settings)
         jobs = Jobs(painting, self.inpainting, self.runner)
@@ -114,6 +124,8 @@ class Application:
         # A file can have it warn 120,000 times.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         log_address(self._host, self.settings)
+        if self._credentials is not None and (days := self._credentials.days_left) < EXPIRY_WARNING_DAYS:
+            logger.warning("The certificate that results are signed with expires in %d days.", days)
         self.painter.start()
         self.runner.start()
         self._metrics.start()

@@ -1,5 +1,6 @@
 """An uploaded image and its mask, decoded and held against each other."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -91,7 +92,7 @@ def decode_pair(
     picture = codecs.decode_image(image, max_pixels=max_pixels, keep_exif=parameters.keep_exif)
     pixels = read_mask(mask, picture, max_pixels)
     check_same_size(picture, pixels)
-    return InpaintRequest(image=picture, mask=pixels, parameters=parameters)
+    return InpaintRequest(picture, pixels, parameters, hashlib.sha256(image).hexdigest())
 
 
 def check_same_size(image: Picture, mask: Pixels) -> None:

@@ -76,6 +76,7 @@ class Preparation:
         cuts: The pixels of each canvas.
         is_all_white: Whether the effective mask is white throughout.
         brightest: The highest level of the effective mask.
+        image_sha256: As in :class:`~sd_inpaint.schema.InpaintRequest`.
     """
 
     image: Picture
@@ -84,6 +85,7 @@ class Preparation:
     cuts: tuple[CanvasPixels, ...]
     is_all_white: bool
     brightest: int = 255
+    image_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,9 @@ def prepare(request: InpaintRequest, limits: CanvasLimits) -> Preparation:
     mask, canvases = _plan(request, limits)
     seen = masks.visible(mask)
     cuts = tuple(_cut(canvas, request.image, seen, parameters) for canvas in canvases)
-    return Preparation(request.image, mask, canvases, cuts, bool((mask == 255).all()), int(mask.max()))
+    return Preparation(
+        request.image, mask, canvases, cuts, bool((mask == 255).all()), int(mask.max()), request.image_sha256
+    )
 
 
 def prepare_upload(upload: Upload, limits: CanvasLimits) -> Preparation:

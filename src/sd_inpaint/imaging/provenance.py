@@ -93,9 +93,9 @@ def texts(parameters: InpaintParameters, result: InpaintResult, seed: int, *, mo
         "RNG": "CPU",
         "Region": "; ".join(result.regions),
     }
-    lines = [_writable(write_web_ui(parameters.prompt, parameters.syntax))]
+    lines = [writable(write_web_ui(parameters.prompt, parameters.syntax))]
     if parameters.negative_prompt:
-        lines.append(f"Negative prompt: {_writable(write_web_ui(parameters.negative_prompt, parameters.syntax))}")
+        lines.append(f"Negative prompt: {writable(write_web_ui(parameters.negative_prompt, parameters.syntax))}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))
     return {"parameters": "\n".join(lines), "Software": SOFTWARE}
 
@@ -112,11 +112,17 @@ def xmp(result: InpaintResult, *, model: str) -> bytes | None:
     """
     if result.steps == 0:
         return None
-    source_type = "trainedAlgorithmicMedia" if result.is_all_painted else "compositeWithTrainedAlgorithmicMedia"
     packet = _XMP.format(
-        tool=quoteattr(SOFTWARE), source_type=quoteattr(_SOURCE_TYPES + source_type), model=quoteattr(_writable(model))
+        tool=quoteattr(SOFTWARE), source_type=quoteattr(source_type(result)), model=quoteattr(writable(model))
     )
     return packet.encode("utf-8")
+
+
+def source_type(result: InpaintResult) -> str:
+    """Returns IPTC's term for a picture of which a trained model made all, or some, as an address."""
+    return _SOURCE_TYPES + (
+        "trainedAlgorithmicMedia" if result.is_all_painted else "compositeWithTrainedAlgorithmicMedia"
+    )
 
 
 def _masked_content(parameters: InpaintParameters) -> str | None:
@@ -131,11 +137,12 @@ def _is_whole(region: str, result: InpaintResult) -> bool:
     return region.startswith(f"0,0,{width},{height}@")
 
 
-def _writable(text: str) -> str:
+def writable(text: str) -> str:
+    """Returns a text without the characters that XML and UTF-8 files cannot hold."""
     return _UNWRITABLE.sub("", text)
 
 
 def _quoted(value: object) -> str:
     """Values with a comma, colon or line break are JSON strings, as the readers of this format expect."""
-    text = _writable(str(value))
+    text = writable(str(value))
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:\n"') else text

@@ -132,6 +132,7 @@ class JobResult:
         regions: As there.
         is_all_painted: As there.
         brightest: As there.
+        image_sha256: As there; results of earlier versions have none.
     """
 
     pictures: tuple[bytes, ...]
@@ -142,6 +143,7 @@ class JobResult:
     regions: tuple[str, ...] = ()
     is_all_painted: bool = False
     brightest: int = 255
+    image_sha256: str = ""
 
     @property
     def different(self) -> list[bytes]:

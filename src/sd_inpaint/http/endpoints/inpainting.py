@@ -81,4 +81,5 @@ class Inpainting:
                 model=self._painting.model,
                 request_id=request_id(request),
                 parameters=self._painting.metadata(parameters),
+                credentials=self._painting.credentials,
             )

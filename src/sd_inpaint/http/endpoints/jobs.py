@@ -122,6 +122,7 @@ class Jobs:
             model=kept.model,
             request_id=request_id,
             parameters=self._painting.metadata(job.parameters),
+            credentials=self._painting.credentials,
         )
 
     async def delete(self, request: Request) -> Response:

@@ -192,7 +192,14 @@ class OpenAIEdits:
 
     def _encode(self, result: InpaintResult, options: EditOptions) -> list[tuple[int, bytes]]:
         parameters = self._painting.metadata(options.parameters)
-        return encode_all(result, options.image_format, self._painting.model, parameters, quality=options.compression)
+        return encode_all(
+            result,
+            options.image_format,
+            self._painting.model,
+            parameters,
+            quality=options.compression,
+            credentials=self._painting.credentials,
+        )
 
     def _render(self, result: InpaintResult, options: EditOptions) -> Response:
         body = {

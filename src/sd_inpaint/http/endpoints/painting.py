@@ -14,6 +14,7 @@ from sd_inpaint.http.middleware.body_limit import forget_body
 from sd_inpaint.http.middleware.caller_usage import usage_of
 from sd_inpaint.http.wire.headers import DEADLINE
 from sd_inpaint.http.wire.parameters import read_seconds
+from sd_inpaint.imaging.credentials import ContentCredentials
 from sd_inpaint.imaging.pair import ReadMask, read_luminance
 from sd_inpaint.imaging.preparation import Upload
 from sd_inpaint.imaging.preview import render_preview
@@ -31,9 +32,16 @@ LEAST_SECONDS = 0.001
 
 
 class Painting:
-    """The steps that endpoints share. Lives as long as the server; serves any number of requests at once."""
+    """The steps that endpoints share. Lives as long as the server; serves any number of requests at once.
 
-    def __init__(self, painter: Painter, work: PictureWork, settings: Settings) -> None:
+    Attributes:
+        credentials: What signs results; None leaves them unsigned.
+    """
+
+    def __init__(
+        self, painter: Painter, work: PictureWork, settings: Settings, credentials: ContentCredentials | None = None
+    ) -> None:
+        self.credentials = credentials
         self._painter = painter
         self._work = work
         self._settings = settings
@@ -48,10 +56,12 @@ class Painting:
         return self._painter.device_memory()
 
     def check_open(self, request: Request) -> None:
-        """Raises at once what a request would meet: model not loaded, server stopping, queue full, or quota used up."""
+        """Raises at once what a request would meet: model not loaded, server stopping, queue full, quota used up."""
         usage = usage_of(request)
         usage.account.check_work()
         self._painter.check_open(usage)
+        if self.credentials is not None:
+            self.credentials.check_valid()
 
     def deadline_seconds(self, request: Request) -> float | None:
         """Reads how long the caller will wait; None if they do not say."""

@@ -62,6 +62,7 @@ STATUSES = {
     "shutting_down": 503,
     "not_ready": 503,
     "state_unavailable": 503,
+    "credentials_expired": 503,
     "deadline_exceeded": 504,
 }
 

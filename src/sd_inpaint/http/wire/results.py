@@ -12,13 +12,14 @@ from sd_inpaint.http.wire.formats import JSON, MULTIPART, ZIP, ResultFormat
 from sd_inpaint.http.wire.headers import NO_STORE, WARNING
 from sd_inpaint.imaging import provenance
 from sd_inpaint.imaging.codecs import ImageFormat, encode
+from sd_inpaint.imaging.credentials import ContentCredentials
 from sd_inpaint.schema import InpaintParameters, InpaintResult
 
 FAINT_LEVEL = 128
 """A mask that has no level this high was hardly meant so: it is zeros and ones, or drawn in transparency."""
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-"""The earliest time a zip can hold: the same request gives the same bytes."""
+"""The earliest time a zip can hold: the same request gives the same bytes, unless results are signed."""
 
 
 def render(
@@ -28,6 +29,7 @@ def render(
     model: str,
     request_id: str,
     parameters: InpaintParameters | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> Response:
     """Writes a result as a response. Encodes pictures: not for the event loop.
 
@@ -37,9 +39,10 @@ def render(
         model: The name that callers know the model by.
         request_id: For callers who keep the JSON and not the headers.
         parameters: The request's parameters, to write into the files; None leaves them out.
+        credentials: Signs the files; None leaves them unsigned.
     """
     image_format, media_type = result_format.image_format, result_format.media_type
-    files = encode_all(result, image_format, model, parameters, quality=result_format.quality)
+    files = encode_all(result, image_format, model, parameters, quality=result_format.quality, credentials=credentials)
     headers = {**describing_headers(result, model), "Vary": "Accept"}
     if media_type == JSON:
         about = {
@@ -93,13 +96,16 @@ def encode_all(
     parameters: InpaintParameters | None,
     *,
     quality: int | None = None,
+    credentials: ContentCredentials | None = None,
 ) -> list[tuple[int, bytes]]:
-    """Returns each picture's seed and file; ``parameters`` as for :func:`render`."""
+    """Returns each picture's seed and file; ``parameters`` and ``credentials`` as for :func:`render`."""
     files = []
     for variation in result.variations:
         text = provenance.texts(parameters, result, variation.seed, model=model) if parameters else None
         xmp = provenance.xmp(result, model=model) if parameters else None
         file = encode(variation.image, image_format, quality=quality, text=text, xmp=xmp)
+        if credentials is not None:
+            file = credentials.sign(file, image_format, result, model=model)
         files.append((variation.seed, file))
     return files
 

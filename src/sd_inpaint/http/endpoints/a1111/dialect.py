@@ -148,7 +148,8 @@ class A1111:
 
     def _render(self, result: InpaintResult, call: Img2Img) -> Response:
         model, parameters = self._painting.model, call.parameters
-        files = encode_all(result, ImageFormat.PNG, model, self._painting.metadata(parameters))
+        written, credentials = self._painting.metadata(parameters), self._painting.credentials
+        files = encode_all(result, ImageFormat.PNG, model, written, credentials=credentials)
         seeds = [seed for seed, _ in files]
         texts = [provenance.texts(parameters, result, seed, model=model).get("parameters", "") for seed in seeds]
         echo = {theirs: getattr(parameters, ours) for theirs, ours in TEXTS.items()}
