@@ -17,6 +17,7 @@ from sd_inpaint.http.bento import docs
 from sd_inpaint.http.bento.address import check_address
 from sd_inpaint.http.bento.declarations import InpaintForm, NoInput
 from sd_inpaint.http.bento.internals import OpenAPISpecification, listening_host
+from sd_inpaint.http.bento.logs import write_json
 from sd_inpaint.http.bento.metrics_folder import separate_metrics
 from sd_inpaint.http.middleware.routing import Unlabel
 from sd_inpaint.http.wire.forms import UPLOAD_SECONDS
@@ -96,6 +97,8 @@ def _make_application() -> Application:
         application = Application(settings, host=host)
     except SettingsError as error:
         raise SystemExit(f"sd-inpaint cannot start. {error}") from None
+    if settings.log_format == "json":
+        write_json()
     separate_metrics()
     return application
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,10 @@ from sd_inpaint.imaging.preparation import (
     outline_upload,
     prepare_upload,
 )
-from sd_inpaint.memory_budget import AHEAD_SHARE, RETRY_SECONDS, Reservation
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import InpaintParameters
+from sd_inpaint.telemetry.tracing import record, span
+from sd_inpaint.work.memory_budget import AHEAD_SHARE, RETRY_SECONDS, Reservation
+from sd_inpaint.work.picture_work import PictureWork
 
 T = TypeVar("T")
 
@@ -174,6 +176,7 @@ class Admission:
             InvalidImageError, InvalidMaskError, SizeMismatchError, ImageTooLargeError: If it cannot be served.
             QueueFullError: If too many others wait to be decoded.
         """
+        came_at = time.monotonic()
         with self._counted("measured", caller, force=force):
             pixels = await self._measure(upload)
         # Small pictures have a line of their own: no number of large ones keeps them out.
@@ -181,6 +184,7 @@ class Admission:
         with self._counted(kind, caller, force=force):
             self._pool.check_fits(_whole_bytes(pixels, upload.parameters.num_images))
             with await self._pool.wait(_decode_bytes(pixels)):
+                record("admission", came_at, time.monotonic())
                 held = self._try_hold_ahead(pixels)
                 try:
                     if held is None:
@@ -239,13 +243,15 @@ class Admission:
         *,
         is_urgent: bool = False,
     ) -> T:
-        return await self._work.workers.run(
-            function,
-            upload,
-            limits,
-            is_urgent=is_urgent,
-            **_bounds(upload, pixels),
-        )
+        # Decoding, planning and cutting are one call of a worker.
+        with span("decode", pixels=pixels, bytes=upload.size_bytes):
+            return await self._work.workers.run(
+                function,
+                upload,
+                limits,
+                is_urgent=is_urgent,
+                **_bounds(upload, pixels),
+            )
 
     def _try_hold_ahead(self, pixels: int) -> Reservation | None:
         try:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import time
 from collections.abc import Coroutine, Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -23,9 +24,7 @@ from sd_inpaint.errors import InpaintError, RequestCancelledError
 from sd_inpaint.imaging import colours, geometry, masks
 from sd_inpaint.imaging.geometry import Canvas
 from sd_inpaint.imaging.preparation import Preparation, Upload, prepare
-from sd_inpaint.memory_budget import resident_bytes
 from sd_inpaint.picture import Picture
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.progress import Progress
 from sd_inpaint.schema import (
     SEED_MAX,
@@ -38,7 +37,10 @@ from sd_inpaint.schema import (
     Variation,
 )
 from sd_inpaint.settings import Settings
-from sd_inpaint.worker_pool import WORKER_BYTES
+from sd_inpaint.telemetry.tracing import record, span
+from sd_inpaint.work.memory_budget import resident_bytes
+from sd_inpaint.work.picture_work import PictureWork
+from sd_inpaint.work.worker_pool import WORKER_BYTES
 
 T = TypeVar("T")
 
@@ -148,7 +150,9 @@ class Painter:
         parameters = with_seed(request.parameters)
         seeds = [(parameters.seed + n) % (SEED_MAX + 1) for n in range(parameters.num_images)]
         if isinstance(request, InpaintRequest):
-            request = AdmittedRequest.of(parameters, await self._work.run(prepare, request, loop.backend.limits))
+            with span("plan"):
+                preparation = await self._work.run(prepare, request, loop.backend.limits)
+            request = AdmittedRequest.of(parameters, preparation)
         if not request.canvases:
             preparation = await self._admission.bring(request, loop.backend.limits)
             await self._admission.make_room_for_results(request)
@@ -163,10 +167,14 @@ class Painter:
             if progress is not None:
                 progress.follow(run.pictures, loop, run.assemble)
             # 3. Bring their pixels when their turn is near, and wait for them.
-            await _wait(run.jobs, loop, self._bring(run, loop))
+            try:
+                await _wait(run.jobs, loop, self._bring(run, loop))
+            finally:
+                run.record()
         # 4. Put each picture together.
         await self._admission.make_room_for_results(request)
-        images = [await self._work.run(run.finish, canvas_jobs) for canvas_jobs in run.pictures]
+        with span("composite", pictures=len(run.pictures)):
+            images = [await self._work.run(run.finish, canvas_jobs) for canvas_jobs in run.pictures]
         return InpaintResult(
             variations=tuple(Variation(image, seed) for image, seed in zip(images, seeds, strict=True)),
             steps=max(job.step for job in run.jobs),
@@ -290,6 +298,16 @@ class _Run:
             for cut in preparation.cuts
             for seed in self._seeds
         ]
+
+    def record(self) -> None:
+        """Records how long each canvas waited and ran, by the loop's clock."""
+        for job in self.jobs:
+            width, height = job.task.size
+            ended = time.monotonic() if job.ended_at is None else job.ended_at
+            began = ended if job.began_at is None else job.began_at
+            record("queue", job.arrived_at, began)
+            if job.began_at is not None:
+                record("steps", began, ended, width=width, height=height, steps=job.step, seconds=job.device_seconds)
 
     @property
     def preparation(self) -> Preparation:

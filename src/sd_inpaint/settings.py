@@ -191,6 +191,10 @@ class Settings(BaseSettings):
     """PEM file of its private key."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe lines that are logged."""
+
+    log_format: Literal["text", "json"] = "text"
+    """``json`` writes one object a line: time, level, logger, message, and the ids of request and trace."""
 
     @property
     def needs_key(self) -> bool:

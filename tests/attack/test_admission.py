@@ -12,10 +12,10 @@ import pytest
 from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.errors import DeadlineExceededError, ImageTooLargeError, QueueFullError
 from sd_inpaint.imaging.preparation import Upload
-from sd_inpaint.memory_budget import MemoryBudget
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
+from sd_inpaint.work.memory_budget import MemoryBudget
+from sd_inpaint.work.picture_work import PictureWork
 from tests.support.bombs import FOR_EVER, run_length_bmp
 from tests.support.edge import INPAINT, check_shape, form, make_app
 from tests.support.pictures import photo, written

@@ -1,7 +1,9 @@
 """Callers who look into others' jobs, flood the service or try keys: fault 12 of the report that these come from."""
 
+import asyncio
 import contextlib
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,14 +14,22 @@ from urllib.parse import quote
 
 import pytest
 
+from sd_inpaint.callers.accounts import Accounts, Usage
+from sd_inpaint.callers.caller import Caller
 from sd_inpaint.callers.key_file import POLL_SECONDS
 from sd_inpaint.callers.wrong_keys import MAX_WRONG_KEYS
 from sd_inpaint.engine.canvas_jobs import CanvasJob
+from sd_inpaint.errors import QueueFullError
 from sd_inpaint.http.endpoints.jobs import JOBS
+from sd_inpaint.imaging.preparation import Upload
+from sd_inpaint.settings import Settings
+from sd_inpaint.work.memory_budget import MemoryBudget
+from sd_inpaint.work.picture_work import PictureWork
 from tests.support.edge import HEALTH, INPAINT, check_shape, form
 from tests.support.jobs import JobsApp, make_jobs_app
 from tests.support.key_files import table
-from tests.support.real_time import wait_for
+from tests.support.pictures import hole, written
+from tests.support.real_time import IMAGE, MASK, SlowPainter, submission, wait_for
 
 ALICE, BOB, NO_KEY = {"X-API-Key": "alice's"}, {"Authorization": "Bearer bob's"}, dict[str, str]()
 
@@ -208,7 +218,7 @@ class TestLimits:
 
     def test_kept_bytes(self, tmp_path: Path) -> None:
         """A caller whose jobs keep too much gets 429 until results are deleted; others are not affected."""
-        with serving(tmp_path, table("alice", "alice's", kept_bytes=60_000), table("bob", "bob's")) as app:
+        with serving(tmp_path, table("alice", "alice's", kept_bytes=1_100_000), table("bob", "bob's")) as app:
             jobs = []
             while (response := app.post(ALICE)).status_code == 202:
                 jobs.append(response.headers["location"])
@@ -216,7 +226,7 @@ class TestLimits:
                 wait_for(lambda: app.client.get(jobs[-1], headers=ALICE).json()["state"] == "done")
             assert check_shape(response, 429, "quota_exceeded")["limit"] == "kept_bytes"
             assert int(response.headers["retry-after"]) >= 1
-            assert app.runner.store.kept("alice").bytes <= 60_000
+            assert app.runner.store.kept("alice").bytes <= 1_100_000
             app.accept(BOB)
             for job in jobs:
                 app.client.delete(job, headers=ALICE)
@@ -243,6 +253,48 @@ class TestFlood:
         wait_for(lambda: app.client.get(address, headers=BOB).json()["state"] == "done", 5)
         for job in jobs:
             app.client.delete(job, headers=ALICE)
+
+    def test_a_flooder_does_not_fill_the_line_for_decoding(self) -> None:
+        """A caller whose pictures fill the line for decoding gets 429; another's waits its turn and is decoded."""
+        settings = Settings(_env_file=None, model="demo", max_queue=4)  # type: ignore[call-arg]
+        painter = SlowPainter(settings, PictureWork(budget=MemoryBudget(64 * 1024**2)))
+        painter.start()
+        assert painter.engine.wait_loaded(20)
+        sent = Upload(IMAGE, MASK, submission().parameters, max_pixels=sys.maxsize)
+
+        async def admit(caller: str) -> None:
+            (await painter.admit(sent, caller=Usage(Accounts().of(Caller(caller, ""))))).release()
+
+        async def run() -> list[Any]:
+            pool = painter.budget.pictures
+            half = pool.max_bytes // 2
+            with pool.hold(half), pool.hold(half):
+                flood = [asyncio.create_task(admit("flooder")) for _ in range(6)]
+                await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+                victim = asyncio.create_task(admit("victim"))
+                await asyncio.sleep(0.1)
+                assert not victim.done()
+            return await asyncio.gather(victim, *flood, return_exceptions=True)
+
+        try:
+            victim, *flood = asyncio.run(asyncio.wait_for(run(), 30))
+        finally:
+            painter.stop(0.0)
+        assert victim is None
+        assert [type(outcome) for outcome in flood if outcome] == [QueueFullError] * 2
+
+    def test_a_flooder_s_jobs_do_not_keep_others_out(self, tmp_path: Path) -> None:
+        """A caller whose accepted jobs are as many as the bound gets 429; another's are taken, up to their share."""
+        black = written(hole().point(lambda _: 0))
+        with serving(tmp_path, max_queue=4) as app:
+            app.painter.slow.step_seconds = 0.3
+            for _ in range(4):
+                app.accept(ALICE, num_inference_steps="100")
+            check_shape(app.post(ALICE, mask=black), 429, "queue_full")
+            app.accept(BOB, mask=black)
+            jobs = [app.accept(BOB, num_inference_steps="100") for _ in range(2)]
+            check_shape(app.post(BOB, num_inference_steps="100"), 429, "queue_full")
+            assert len(jobs) == 2
 
     def test_nobody_waits_longer_than_twice_beside_a_flooder(self, app: JobsApp) -> None:
         """While one caller keeps the queue full, the device works on another's request for half of its wait."""

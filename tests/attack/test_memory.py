@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from sd_inpaint.errors import ImageTooLargeError, QueueFullError
-from sd_inpaint.memory_budget import AHEAD_SHARE, LIGHT_BYTES, MemoryBudget, memory_limit_bytes, resident_bytes
+from sd_inpaint.work.memory_budget import AHEAD_SHARE, LIGHT_BYTES, MemoryBudget, memory_limit_bytes, resident_bytes
 
 MIB = 1024**2
 

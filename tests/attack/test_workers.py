@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sd_inpaint.errors import ImageTooLargeError, InvalidImageError, InvalidMaskError, QueueFullError
-from sd_inpaint.worker_pool import WorkerPool
+from sd_inpaint.work.worker_pool import WorkerPool
 from tests.support.bombs import FOR_EVER
 
 GIB = 1024**3

@@ -1,5 +1,6 @@
 """The engine's life: load, serve, drain."""
 
+import math
 import threading
 
 import numpy as np
@@ -134,3 +135,14 @@ def test_stop_while_loading() -> None:
     assert engine.state is EngineState.STOPPING
     with pytest.raises(ShuttingDownError):
         engine.ready_loop()
+
+
+def test_age_of_a_turn_tells_a_dead_thread() -> None:
+    """There is no age before the first turn; an idle engine stays young; without its thread it is infinitely old."""
+    engine = make_engine(lambda: FakeBackend(Clock()))
+    assert engine.turn_age_seconds == 0.0
+    engine.start()
+    assert engine.wait_loaded(10)
+    assert engine.turn_age_seconds < 10
+    engine.stop(0.0)
+    assert engine.turn_age_seconds == math.inf

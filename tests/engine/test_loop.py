@@ -313,3 +313,25 @@ def test_memory_returns_to_where_it_was() -> None:
     backend.batches.clear()
     gc.collect()
     assert [ref for ref in alive if ref() is not None] == []
+
+
+def test_age_of_a_turn_grows_until_the_next() -> None:
+    """A loop that takes no turn grows older by its clock; a turn makes it young, even one with nothing to do."""
+    loop, _, clock = make_loop()
+    clock.now += 100.0
+    assert loop.turn_age_seconds() == 100.0
+    assert not loop.turn()
+    assert loop.turn_age_seconds() == 0.0
+
+
+def test_canvas_knows_when_it_began_and_ended() -> None:
+    """Its time in the queue ends with its first step, and its time on the device with its picture."""
+    loop, _, clock = make_loop()
+    job = make_job()
+    loop.submit([job])
+    clock.now += 5.0
+    assert (job.began_at, job.ended_at) == (None, None)
+    began_at = clock.now
+    run_until_idle(loop)
+    assert job.began_at == began_at
+    assert job.ended_at == clock.now > began_at

@@ -18,9 +18,9 @@ from sd_inpaint.errors import (
 )
 from sd_inpaint.imaging import codecs
 from sd_inpaint.jobs.job import Job, JobState
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import SEED_RANDOM, InpaintRequest
 from sd_inpaint.settings import Settings
+from sd_inpaint.work.picture_work import PictureWork
 from tests.support.pictures import photo, written
 from tests.support.places import Folder, Place
 from tests.support.real_time import IMAGE, Process, SlowPainter, running, submission, wait_for

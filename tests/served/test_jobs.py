@@ -269,3 +269,9 @@ def test_metrics_have_waiting_seconds_and_outcomes(server: Server) -> None:
     assert 'sd_inpaint_jobs_total{outcome="done"}' in metrics
     assert address not in metrics
     assert 'endpoint="/sd-inpaint/jobs/{id}"' in metrics
+    assert "bentoml_service_request_total{" in metrics
+    for phase in ("admission", "decode", "queue", "steps", "composite", "encode"):
+        assert f'sd_inpaint_phase_seconds_count{{phase="{phase}"}}' in metrics
+    for name in ("step_seconds_bucket", "batch_canvases_sum", "megapixel_steps_total", "state_free_bytes", "ready"):
+        assert f"sd_inpaint_{name}" in metrics
+    assert 'sd_inpaint_problem{problem="loop_stalled"} 0.0' in metrics

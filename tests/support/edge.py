@@ -15,9 +15,9 @@ from sd_inpaint.errors import InpaintError
 from sd_inpaint.http.application import Application
 from sd_inpaint.imaging.preparation import Preparation, Upload
 from sd_inpaint.picture import Picture
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import InpaintRequest, InpaintResult, SchedulerName, Variation
 from sd_inpaint.settings import Settings
+from sd_inpaint.work.picture_work import PictureWork
 from service import declare
 from tests.support.pictures import hole, photo, written
 
@@ -77,6 +77,7 @@ class FakeEngine:
         self.outcomes: dict[str, int] = {}
         self.waiting_canvases = 0
         self.waiting_seconds = 0.0
+        self.turn_age_seconds = 0.0
 
 
 class FakePainter:

@@ -10,9 +10,9 @@ from sd_inpaint.engine.lifecycle import Engine
 from sd_inpaint.jobs.job import Job, JobState, JobStore, Submission
 from sd_inpaint.jobs.runner import JobRunner
 from sd_inpaint.painter import Painter
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
+from sd_inpaint.work.picture_work import PictureWork
 from tests.support.pictures import hole, photo, written
 from tests.support.places import Place
 from tests.support.simulation import Clock, FakeBackend, FakeDiffusion

@@ -1,6 +1,7 @@
 """Which tests run, and which of them in one process, so that what they share is started once."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if config.getoption("--quick") and collection_path in {tests / name for name in HEAVY_PATHS} else None
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what was not asked for, and has xdist keep together what shares something."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Leaves out what was not asked for, and has xdist keep together what shares something.
+
+    Before xdist looks at the groups: it is registered later, so a plain hook of this one would come after its own.
+    """
     wanted = [(item, _is_wanted(item)) for item in items]
     config.hook.pytest_deselected(items=[item for item, is_wanted in wanted if not is_wanted])
     if config.getoption("--quick") and "torch" in sys.modules:
@@ -41,6 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = sorted((item for item, is_wanted in wanted if is_wanted), key=_rank)
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+    return (yield)
 
 
 def _is_wanted(item: pytest.Item) -> bool:

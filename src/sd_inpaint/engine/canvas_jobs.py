@@ -45,15 +45,16 @@ class _Work:
     def megapixel_passes_per_step(self) -> float:
         """Cost of one step: guidance above 1 takes two passes of the UNet."""
         passes = 2 if self.parameters.guidance_scale > 1.0 else 1
-        return passes * self._megapixels
+        return passes * self.megapixels
 
     @property
     def megapixel_steps(self) -> float:
         """What it counts against the queue's bound: a 512×512 canvas at 50 steps is 13."""
-        return self.steps * self._megapixels
+        return self.steps * self.megapixels
 
     @property
-    def _megapixels(self) -> float:
+    def megapixels(self) -> float:
+        """Width times height, in millions."""
         width, height = self.size
         return width * height / 1e6
 
@@ -135,6 +136,8 @@ class CanvasJob:
         state: Where it is.
         step: Denoising steps done.
         steps: Denoising steps in all.
+        began_at: Clock reading when the device first took it; None before.
+        ended_at: Clock reading at its end; None before.
         device_seconds: Time the device worked on it.
         wants_preview: True makes the loop keep a small picture of the latents every few steps.
         preview: (h, w, 3) uint8, one pixel a latent cell, or None.
@@ -152,6 +155,8 @@ class CanvasJob:
     state: CanvasState = CanvasState.QUEUED
     step: int = 0
     steps: int = 0
+    began_at: float | None = None
+    ended_at: float | None = None
     device_seconds: float = 0.0
     low_memory: bool = False
     wants_preview: bool = False

@@ -4,6 +4,7 @@ The backend comes from a callable that runs in that thread, so that the process 
 """
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -78,6 +79,13 @@ class Engine:
     def waiting_seconds(self) -> float:
         """Seconds that the device needs for everything waiting or running."""
         return self._loop.waiting_seconds() if self._loop else 0.0
+
+    @property
+    def turn_age_seconds(self) -> float:
+        """Seconds since the device loop last began a turn; 0 before its first, infinite once its thread has died."""
+        if self._loop is None:
+            return 0.0
+        return self._loop.turn_age_seconds() if self._thread.is_alive() else math.inf
 
     def refusal(self) -> MachineError | None:
         """Returns what a request would be refused with now, whatever it asks for; None where it would be taken."""

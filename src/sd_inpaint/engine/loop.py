@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
+from sd_inpaint.callers.caller import ADDRESS_MARK
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasState, CanvasTask
 from sd_inpaint.engine.queue import CanvasQueue
 from sd_inpaint.errors import (
@@ -25,6 +26,7 @@ from sd_inpaint.errors import (
     ShuttingDownError,
 )
 from sd_inpaint.imaging.geometry import CanvasLimits
+from sd_inpaint.telemetry.metrics import BATCH_CANVASES, MEGAPIXEL_STEPS, STEP_SECONDS, caller_label, canvas_label
 
 PREVIEW_EVERY_STEPS = 3
 """A preview costs a matrix product of a few thousand rows: next to nothing, but not each step."""
@@ -112,6 +114,7 @@ class DeviceLoop(Generic[D, P]):
         self._on_device: list[CanvasJob] = []
         self._diffusions: dict[CanvasJob, D] = {}
         self._turn_started = 0.0
+        self._turned_at = clock()
         self._closed = False
         self.outcomes: Counter[str] = Counter()
 
@@ -187,6 +190,10 @@ class DeviceLoop(Generic[D, P]):
         with self._changed:
             return self._queue.pace.seconds(sum(job.remaining_megapixel_passes for job in self._queue))
 
+    def turn_age_seconds(self) -> float:
+        """Returns how long ago the last turn began; an idle loop takes one each SWEEP_SECONDS."""
+        return self._clock() - self._turned_at
+
     def wait(self, timeout_seconds: float = SWEEP_SECONDS) -> None:
         """Waits until there may be something to do."""
         with self._changed:
@@ -195,6 +202,7 @@ class DeviceLoop(Generic[D, P]):
 
     def turn(self) -> bool:
         """Does one step for one batch; returns False if there was nothing to do."""
+        self._turned_at = self._clock()
         with self._changed:
             self._sweep()
             batch = self._queue.next_batch(self.backend.max_batch)
@@ -263,6 +271,7 @@ class DeviceLoop(Generic[D, P]):
             return True
         with self._changed:
             job.state = CanvasState.RUNNING
+            job.began_at = self._clock()
         task = job.ready_task
         for diffusion in self._attempt(job, lambda low_memory: self.backend.begin(task, low_memory=low_memory)):
             self._diffusions[job] = diffusion
@@ -294,8 +303,11 @@ class DeviceLoop(Generic[D, P]):
         return self.backend.predict([diffusion], low_memory=low_memory)[0]
 
     def _observe(self, jobs: list[CanvasJob], started: float) -> None:
+        seconds = self._clock() - started
         with self._changed:
-            self._queue.pace.observe(sum(job.task.megapixel_passes_per_step for job in jobs), self._clock() - started)
+            self._queue.pace.observe(sum(job.task.megapixel_passes_per_step for job in jobs), seconds)
+        STEP_SECONDS.observe(seconds, canvas_label(*jobs[0].task.size))
+        BATCH_CANVASES.observe(len(jobs))
 
     def _advance(self, job: CanvasJob, prediction: P, low_memory: bool) -> None:
         del low_memory  # a scheduler's step needs next to none
@@ -303,6 +315,8 @@ class DeviceLoop(Generic[D, P]):
             job.preview = self.backend.preview(self._diffusions[job], prediction)
         self.backend.advance(self._diffusions[job], prediction)
         job.step += 1
+        key_name = "" if job.caller.startswith(ADDRESS_MARK) else job.caller
+        MEGAPIXEL_STEPS.add(job.task.megapixels, caller_label(key_name))
 
     def _finish(self, job: CanvasJob) -> None:
         diffusion = self._diffusions[job]
@@ -347,6 +361,7 @@ class DeviceLoop(Generic[D, P]):
     def _end(self, job: CanvasJob, *, painted: np.ndarray | None = None, error: InpaintError | None = None) -> None:
         """Ends a job: once, in one place. The lock is held."""
         self._charge(job)
+        job.ended_at = self._clock()
         self._queue.remove(job)
         self._call_nearest()
         self._diffusions.pop(job, None)

@@ -11,12 +11,13 @@ from sd_inpaint.callers.accounts import Accounts
 from sd_inpaint.callers.key_file import KeyFile
 from sd_inpaint.callers.keyring import Keyring
 from sd_inpaint.callers.limits import CallerLimits
+from sd_inpaint.condition import Condition
 from sd_inpaint.engine.lifecycle import EngineState
 from sd_inpaint.http.bento.address import log_address
 from sd_inpaint.http.bento.connections import ConnectionLimits, Connections
 from sd_inpaint.http.bento.draining import drain_before_exit
-from sd_inpaint.http.bento.internals import TimeoutMiddleware, install_protocol, trust_proxies
-from sd_inpaint.http.bento.metrics import QueueMetrics
+from sd_inpaint.http.bento.internals import OpenTelemetryMiddleware, TimeoutMiddleware, install_protocol, trust_proxies
+from sd_inpaint.http.bento.metrics import Gauges
 from sd_inpaint.http.bento.process import RESERVED_FILES, bound_malloc_arenas, raise_file_limit
 from sd_inpaint.http.bento.protocol import serving_protocol
 from sd_inpaint.http.endpoints.a1111.dialect import A1111
@@ -37,16 +38,18 @@ from sd_inpaint.http.middleware.error_shape import ErrorShape
 from sd_inpaint.http.middleware.origins import Hosts, Origins
 from sd_inpaint.http.middleware.path_prefix import PathPrefix
 from sd_inpaint.http.middleware.routing import Routing
+from sd_inpaint.http.middleware.tracing import Tracing
 from sd_inpaint.http.middleware.unread_body import UnreadBody
 from sd_inpaint.http.wire.paths import PROBES
 from sd_inpaint.imaging.credentials import load_credentials
 from sd_inpaint.jobs.job import JobStore
 from sd_inpaint.jobs.runner import JobRunner
 from sd_inpaint.jobs.sqlite import SqliteJobStore, default_folder
-from sd_inpaint.memory_budget import MemoryBudget, memory_limit_bytes
 from sd_inpaint.painter import Painter
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.settings import Settings
+from sd_inpaint.telemetry.tracing import start_export
+from sd_inpaint.work.memory_budget import MemoryBudget, memory_limit_bytes
+from sd_inpaint.work.picture_work import PictureWork
 
 logger = logging.getLogger("bentoml.sd_inpaint.http")
 
@@ -100,11 +103,12 @@ class Application:
         self._keyring = make_keyring(settings)
         self._accounts = Accounts(self._keyring.limits_of)
         self.runner = JobRunner(self.painter, work, settings, lambda: open_store(settings), self._accounts)
-        self._metrics = QueueMetrics(self.painter.engine)
+        condition = Condition(self.painter.engine, self.runner, budget)
+        self._metrics = Gauges(self.painter, self.runner, budget, condition)
         self._credentials = load_credentials(settings.c2pa_certificate, settings.c2pa_key)
         painting = Painting(self.painter, work, settings, self._credentials)
         self.inpainting = Inpainting(painting)
-        self.health = Health(self.painter, settings)
+        self.health = Health(self.painter, settings, condition)
         jobs = Jobs(painting, self.inpainting, self.runner)
         self.native = Starlette(routes=[*self.health.routes(), *jobs.routes(), *Preview(painting).routes()])
         self.openai = Starlette(routes=OpenAIEdits(painting).routes())
@@ -123,6 +127,7 @@ class Application:
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
         # A file can have it warn 120,000 times.
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        start_export()
         log_address(self._host, self.settings)
         if self._credentials is not None and (days := self._credentials.days_left) < EXPIRY_WARNING_DAYS:
             logger.warning("The certificate that results are signed with expires in %d days.", days)
@@ -166,13 +171,15 @@ class Application:
 
         What that does by itself (its own CORS, 404s, error bodies) never reaches a caller. Its time-out is taken out:
         it waits for the first byte of a response, so an exception further in leaves the caller hanging until it rings,
-        and it keeps a timer for each request until then. The engine has its own deadline.
+        and it keeps a timer for each request until then. The engine has its own deadline. Its spans are taken out too:
+        the access log stands outside of them, and on a kept-alive connection had an earlier request's ids.
         """
         settings = self.settings
         open_paths = PROBES | FILES.keys()
         origins = AllowedOrigins(settings.cors_origins, needs_key=settings.needs_key)
         outermost_first = [
             Middleware(UnreadBody),
+            Middleware(Tracing),
             Middleware(AccessLog),
             *([Middleware(Cors, origins=origins)] if origins else []),
             Middleware(PathPrefix, routes=app.router.routes, setting=settings.root_path),
@@ -184,8 +191,8 @@ class Application:
             Middleware(ApiKeys, keyring=self._keyring, exempt=open_paths),
             Middleware(CallerUsage, accounts=self._accounts, exempt=open_paths),
         ]
-        unwanted: object = TimeoutMiddleware
-        inner = [middleware for middleware in app.user_middleware if middleware.cls is not unwanted]
+        unwanted: tuple[object, ...] = (TimeoutMiddleware, OpenTelemetryMiddleware)
+        inner = [middleware for middleware in app.user_middleware if middleware.cls not in unwanted]
         app.user_middleware[:] = [*outermost_first, *inner]
         # Before BentoML's own page, which loads a tag manager from elsewhere.
         app.router.routes[:0] = page_routes()

@@ -1,6 +1,6 @@
 """What decoding a file may cost, from its headers: files with few pixels that take long are refused before they do.
 
-Nothing here reads a pixel. What these bounds let through is bounded by CPU time (:mod:`sd_inpaint.worker`).
+Nothing here reads a pixel. What these bounds let through is bounded by CPU time (:mod:`sd_inpaint.work.worker`).
 """
 
 from typing import Final

@@ -245,6 +245,21 @@ class Kept:
     frees_in_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class StoreSpace:
+    """The disk space of a job store.
+
+    Attributes:
+        used_bytes: Of accepted jobs.
+        max_bytes: That they may take.
+        free_bytes: On the disk.
+    """
+
+    used_bytes: int
+    max_bytes: int
+    free_bytes: int
+
+
 class JobStore(Protocol):
     """Keeps accepted jobs for any number of threads and processes.
 
@@ -332,6 +347,9 @@ class JobStore(Protocol):
 
     def sweep(self) -> None:
         """Deletes expired jobs."""
+
+    def space(self) -> StoreSpace | None:
+        """Returns the disk space; None where the disk is another machine's."""
 
     def close(self) -> None:
         """Ends the use of the store; later calls raise StateUnavailableError."""

@@ -25,13 +25,15 @@ from sd_inpaint.errors import (
     ShuttingDownError,
     StateUnavailableError,
 )
-from sd_inpaint.jobs.job import Job, JobError, JobResult, JobState, JobStore, Submission
+from sd_inpaint.jobs.job import Job, JobError, JobResult, JobState, JobStore, StoreSpace, Submission
 from sd_inpaint.jobs.running_job import RunningJob, admission, result_bytes, seconds_until, upload_of
 from sd_inpaint.painter import Painter, with_seed
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.progress import Progress
 from sd_inpaint.schema import InpaintRequest, InpaintResult
 from sd_inpaint.settings import Settings
+from sd_inpaint.telemetry.metrics import STATE_ERRORS
+from sd_inpaint.telemetry.tracing import span
+from sd_inpaint.work.picture_work import PictureWork
 
 TICK_SECONDS = 0.25
 """How often progress is saved, and how soon a job that was cancelled in another process leaves the device."""
@@ -123,6 +125,18 @@ class JobRunner:
     def trouble(self) -> str | None:
         """Returns why accepted jobs cannot be stored now, in a sentence; None where they can."""
         return self._trouble or None
+
+    def states(self) -> Counter[str]:
+        """Returns how many accepted jobs this process has, by state; any thread may ask."""
+        return Counter(run.progress.snapshot().state for run in list(self._runs.values()))
+
+    def space(self) -> StoreSpace | None:
+        """Returns the store's disk space, as :meth:`~sd_inpaint.jobs.job.JobStore.space`; None without a store.
+
+        Raises:
+            StateUnavailableError: If the store cannot be used.
+        """
+        return None if self._store is None else self._store.space()
 
     async def find(self, submission: Submission) -> Job | None:
         """Returns the job that was accepted with the submission's key before; raises as the store does."""
@@ -234,6 +248,7 @@ class JobRunner:
                     sweep_at = started + SWEEP_SECONDS
                 self._trouble = ""
             except StateUnavailableError as error:
+                STATE_ERRORS.add()
                 if str(error) != self._trouble:
                     logger.error("%s", error)
                 self._trouble = str(error)
@@ -369,7 +384,10 @@ class JobRunner:
         """Waits for a job to end and saves the outcome; until then its lease is renewed."""
         try:
             try:
-                kept = await self._work.run(JobResult.of, await run.painting, self._settings.model_name)
+                result = await run.painting
+                with span("encode"):
+                    kept = await self._work.run(JobResult.of, result, self._settings.model_name)
+                del result
                 if run.admitted is not None:
                     run.admitted.keep_only(kept.extent.file_bytes)
             except asyncio.CancelledError:
@@ -397,6 +415,7 @@ class JobRunner:
             try:
                 await asyncio.to_thread(method, *arguments)
             except StateUnavailableError as error:
+                STATE_ERRORS.add()
                 logger.error("The outcome of a job could not be saved; it is tried again. %s", error)
                 await asyncio.sleep(rest_seconds)
                 rest_seconds = min(2 * rest_seconds, LONGEST_REST_SECONDS)

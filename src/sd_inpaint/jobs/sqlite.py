@@ -15,6 +15,7 @@ from typing import Final
 
 from sd_inpaint.errors import StateUnavailableError, without_folders
 from sd_inpaint.jobs.files import ORPHAN_SECONDS, JobFiles
+from sd_inpaint.jobs.job import StoreSpace
 from sd_inpaint.jobs.store import LEASE_SECONDS, Execute, SqlJobStore
 from sd_inpaint.settings import cache_folder
 
@@ -324,6 +325,12 @@ class SqliteJobStore(SqlJobStore):
             left = shutil.disk_usage(self._folder).free
         if left < LEAST_FREE_BYTES:
             raise StateUnavailableError(f"The disk that keeps accepted jobs is full: {left} bytes are free.")
+
+    def space(self) -> StoreSpace:
+        """Looks at each file."""
+        with self._db.translated():
+            free = shutil.disk_usage(self._folder).free
+            return StoreSpace(self._files.used_bytes(), self._max_bytes, free)
 
     def remove(self, job_id: str, caller: str | None = None) -> None:
         """Cancels or deletes, on a full disk too: it is how callers make room."""

@@ -23,6 +23,7 @@ from sd_inpaint.jobs.job import (
     JobState,
     Kept,
     ResultExtent,
+    StoreSpace,
     Submission,
     estimated_steps,
 )
@@ -370,6 +371,10 @@ class SqlJobStore:
             rows = execute("DELETE FROM jobs WHERE expires_at <= :now RETURNING id")
         for row in rows:
             self._forget(row["id"])
+
+    def space(self) -> StoreSpace | None:
+        """Knows nothing of the disk."""
+        return None
 
     def close(self) -> None:
         """Closes the database."""

@@ -10,7 +10,13 @@ from _bentoml_impl.server.app import ServiceAppFactory
 from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 
 from sd_inpaint.http.application import Application
-from sd_inpaint.http.bento.internals import OpenAPISpecification, PathItem, Schema, TimeoutMiddleware
+from sd_inpaint.http.bento.internals import (
+    OpenAPISpecification,
+    OpenTelemetryMiddleware,
+    PathItem,
+    Schema,
+    TimeoutMiddleware,
+)
 from tests.support.edge import make_app
 from tests.support.repository import ROOT, imported_modules
 
@@ -30,11 +36,16 @@ def test_bentoml_is_what_this_edge_was_built_on() -> None:
     assert 'endpoint = scope["path"]' in inspect.getsource(RunnerTrafficMetricsMiddleware.__call__)
 
 
-def test_timeout_is_among_bentomls_own_middleware(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The class that is taken out is the one that BentoML puts in: else its time-out would come back in silence."""
-    monkeypatch.setattr(Application, "surround", lambda application, app: app)
+def test_what_is_taken_out_is_among_bentomls_own_middleware(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes that are taken out are those that BentoML puts in: else they would come back in silence."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Application, "surround", lambda application, app: app)
+        with make_app() as made:
+            classes = [middleware.cls for middleware in made.client.app.user_middleware]
+    assert {TimeoutMiddleware, OpenTelemetryMiddleware} <= set(classes)
     with make_app() as made:
-        assert TimeoutMiddleware in [middleware.cls for middleware in made.client.app.user_middleware]
+        classes = [middleware.cls for middleware in made.client.app.user_middleware]
+    assert not {TimeoutMiddleware, OpenTelemetryMiddleware} & set(classes)
 
 
 def test_openapi_description_is_made_of_classes_that_can_be_changed() -> None:

@@ -74,3 +74,28 @@ def test_info_names_the_model_and_each_parameter(app: App) -> None:
     assert types == {"prompt": "string", "guidance_scale": "number", "padding": "integer", "mask_invert": "boolean"}
     assert info["parameters"]["prompt"]["required"] is True
     assert info["parameters"]["region"]["choices"] == ["auto", "full", "mask"]
+
+
+def test_health_of_a_service_that_is_degraded(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something is wrong but requests are served, health is 200, degraded, with what; readyz stays 200."""
+    monkeypatch.setattr(app.runner, "trouble", lambda: "Jobs cannot be stored.")
+    response = app.client.get(HEALTH)
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "degraded",
+        "problems": [{"code": "state_unavailable", "message": "Jobs cannot be stored."}],
+        "service": "stable-diffusion-inpaint",
+        "model": "demo",
+    }
+    assert app.client.get("/readyz").status_code == 200
+    assert app.post().status_code == 200
+    assert app.client.get("/sd-inpaint/info").json()["condition"]["problems"] == ["state_unavailable"]
+
+
+def test_info_has_the_figures_behind_health(app: App) -> None:
+    """Info has what the state folder, the memory and the device loop are at."""
+    condition = app.client.get("/sd-inpaint/info").json()["condition"]
+    assert condition["problems"] == []
+    assert condition["memory"]["held_bytes"] + condition["memory"]["resident_bytes"] > 0
+    assert condition["state"]["trouble"] is None
+    assert condition["loop"]["turn_age_seconds"] == 0

@@ -1,32 +1,40 @@
-"""Metrics for autoscalers and operators, beside BentoML's own metrics of requests."""
+"""The gauges, which a thread copies from what they show, beside BentoML's own metrics of requests."""
 
+import logging
 import os
 import threading
 from collections import Counter
-from functools import cache
 from pathlib import Path
-from typing import Any
 
-from sd_inpaint.engine.lifecycle import Engine
+from sd_inpaint.condition import PROBLEMS, Condition
+from sd_inpaint.engine.lifecycle import EngineState
+from sd_inpaint.jobs.job import JobState
+from sd_inpaint.jobs.runner import JobRunner
+from sd_inpaint.painter import Painter
+from sd_inpaint.telemetry.metrics import (
+    ACCEPTED_JOBS,
+    CANVASES_ENDED,
+    DEVICE_BYTES,
+    HELD_BYTES,
+    MAX_BYTES,
+    PROBLEM,
+    QUEUE_CANVASES,
+    QUEUE_SECONDS,
+    READY,
+    RESIDENT_BYTES,
+    STATE_BYTES,
+    STATE_FREE_BYTES,
+    STATE_MAX_BYTES,
+    TURN_AGE_SECONDS,
+)
+from sd_inpaint.work.memory_budget import MemoryBudget, resident_bytes
 
 SAMPLE_SECONDS = 1.0
 
+DISK_SAMPLES = 10
+"""The state folder may have thousands of files: it is looked at every so many samples."""
 
-@cache
-def _metrics() -> tuple[Any, Any, Any]:
-    """Makes the metrics, once a process: BentoML sets up prometheus_client only after it has imported the service."""
-    from prometheus_client import Counter as Count
-    from prometheus_client import Gauge
-
-    # Each worker process has its own device loop; the figures of a dead one do not count.
-    seconds = Gauge(
-        "sd_inpaint_queue_seconds",
-        "Seconds of work waiting or running, at the device's measured pace",
-        multiprocess_mode="livesum",
-    )
-    waiting = Gauge("sd_inpaint_queue_jobs", "Canvases waiting or running", multiprocess_mode="livesum")
-    ended = Count("sd_inpaint_jobs", "Canvases that ended, by outcome: done, or an error's code", ["outcome"])
-    return seconds, waiting, ended
+logger = logging.getLogger("bentoml.sd_inpaint.http")
 
 
 def _forget_the_dead() -> None:
@@ -44,14 +52,25 @@ def _forget_the_dead() -> None:
             continue  # it lives, under another user
 
 
-class QueueMetrics:
-    """Copies the engine's figures into the metrics every second, in a thread that ends with the process."""
+class Gauges:
+    """Copies figures into the metrics every second, in a thread that ends with the process.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    Args:
+        painter: Whose engine and device are shown.
+        runner: Whose jobs are shown.
+        budget: Whose bytes are shown.
+        condition: What is wrong; has its disk looked at here, where a disk that hangs holds up nobody.
+    """
+
+    def __init__(self, painter: Painter, runner: JobRunner, budget: MemoryBudget, condition: Condition) -> None:
+        self._painter = painter
+        self._runner = runner
+        self._budget = budget
+        self._condition = condition
         self._counted: Counter[str] = Counter()
+        self._samples = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="queue-metrics", daemon=True)
+        self._thread = threading.Thread(target=self._live, name="metrics", daemon=True)
 
     def start(self) -> None:
         """Starts to sample."""
@@ -62,19 +81,53 @@ class QueueMetrics:
         """Takes the last sample; may be called again."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(SAMPLE_SECONDS)
 
     def _live(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
+        while not self._stop.wait(SAMPLE_SECONDS if self._samples else 0):
+            self._try_sample()
+        self._try_sample()
+
+    def _try_sample(self) -> None:
+        try:
             self.sample()
-        self.sample()
+        except Exception:
+            logger.exception("The metrics could not be read; they are tried again.")
 
     def sample(self) -> None:
         """Copies the figures now."""
-        seconds, waiting, ended = _metrics()
-        seconds.set(self._engine.waiting_seconds)
-        waiting.set(self._engine.waiting_canvases)
-        outcomes = Counter(self._engine.outcomes)
+        if self._samples % DISK_SAMPLES == 0:
+            self._condition.look_at_disk()
+        self._samples += 1
+        self._sample_engine()
+        self._sample_memory()
+        wrong = {problem.code for problem in self._condition.problems()}
+        for code in PROBLEMS:
+            PROBLEM.set(code in wrong, code)
+        if (space := self._condition.space) is not None:
+            STATE_BYTES.set(space.used_bytes)
+            STATE_MAX_BYTES.set(space.max_bytes)
+            STATE_FREE_BYTES.set(space.free_bytes)
+        states = self._runner.states()
+        for state in (JobState.QUEUED, JobState.RUNNING, JobState.FINISHING):
+            ACCEPTED_JOBS.set(states[state], state)
+
+    def _sample_engine(self) -> None:
+        engine = self._painter.engine
+        READY.set(engine.state is EngineState.READY)
+        TURN_AGE_SECONDS.set(engine.turn_age_seconds)
+        QUEUE_SECONDS.set(engine.waiting_seconds)
+        QUEUE_CANVASES.set(engine.waiting_canvases)
+        outcomes = Counter(engine.outcomes)
         for outcome, count in (outcomes - self._counted).items():
-            ended.labels(outcome).inc(count)
+            CANVASES_ENDED.add(count, outcome)
         self._counted = outcomes
+
+    def _sample_memory(self) -> None:
+        budget = self._budget
+        RESIDENT_BYTES.set(resident_bytes())
+        for name, pool in (("uploads", budget.uploads), ("pictures", budget.pictures), ("all", budget)):
+            HELD_BYTES.set(pool.held_bytes, name)
+            MAX_BYTES.set(pool.max_bytes, name)
+        for kind, size in (self._painter.device_memory() or {}).items():
+            DEVICE_BYTES.set(size, kind)

@@ -74,7 +74,7 @@ class Inpainting:
             # 3. Paint the picture.
             result = await self._painting.paint(request, admitted, deadline_seconds)
             # 4. Write the response.
-            return await self._painting.work(
+            return await self._painting.encode(
                 render,
                 result,
                 result_format=result_format,

@@ -110,7 +110,7 @@ class Jobs:
         extent = await anyio.to_thread.run_sync(self._runner.store.result_extent, job.id)
         size = extent.file_bytes * (1 + extent.count) + extent.pixels * FINISH_BYTES_PER_PIXEL
         async with self._painting.memory_for(request, size):
-            return await self._painting.work(self._render, job, result_format, request_id(request))
+            return await self._painting.encode(self._render, job, result_format, request_id(request))
 
     def _render(self, job: Job, result_format: ResultFormat, request_id: str) -> Response:
         kept = self._runner.store.result(job.id)

@@ -120,7 +120,7 @@ class OpenAIEdits:
             # 3. Paint the picture.
             result = await self._painting.paint(request, admitted, deadline_seconds)
             # 4. Write the response.
-            return await self._painting.work(self._render, result, options)
+            return await self._painting.encode(self._render, result, options)
 
     async def _stream(
         self,
@@ -155,7 +155,7 @@ class OpenAIEdits:
             return await self._painting.work(write_partial)
 
         async def encode_result(result: InpaintResult) -> list[tuple[int, bytes]]:
-            return await self._painting.work(self._encode, result, options)
+            return await self._painting.encode(self._encode, result, options)
 
         facts: dict[str, object] = {
             "size": "{}x{}".format(*admitted.size),

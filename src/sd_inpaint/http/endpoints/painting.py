@@ -19,10 +19,11 @@ from sd_inpaint.imaging.pair import ReadMask, read_luminance
 from sd_inpaint.imaging.preparation import Upload
 from sd_inpaint.imaging.preview import render_preview
 from sd_inpaint.painter import Painter
-from sd_inpaint.picture_work import PictureWork
 from sd_inpaint.progress import Progress
 from sd_inpaint.schema import InpaintParameters, InpaintResult, SchedulerName
 from sd_inpaint.settings import Settings
+from sd_inpaint.telemetry.tracing import span
+from sd_inpaint.work.picture_work import PictureWork
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -125,6 +126,11 @@ class Painting:
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does work on whole pictures, off the event loop and in its turn."""
         return await self._work.run(function, *args, **kwargs)
+
+    async def encode(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Does such work that ends a request: it makes files of results."""
+        with span("encode"):
+            return await self.work(function, *args, **kwargs)
 
     def metadata(self, parameters: InpaintParameters) -> InpaintParameters | None:
         """Returns the parameters that results carry, the sampler by name; None where the operator leaves them out."""

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import uuid
+from contextvars import ContextVar
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +19,8 @@ from sd_inpaint.http.wire.paths import PROBES
 
 logger = logging.getLogger("bentoml.sd_inpaint.http")
 
+_current_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
 MAX_PATH = 200
 MAX_METHOD = 20
 MAX_ADDRESS = 50
@@ -29,6 +32,11 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._:+/=@-]{1,128}")
 def request_id(connection: HTTPConnection) -> str:
     """Returns the id of the request that ``connection`` is about."""
     return str(connection.state.request_id)
+
+
+def current_request_id() -> str | None:
+    """Returns the id of the request that this code runs for, the work of its job included; None outside of one."""
+    return _current_id.get()
 
 
 class AccessLog:
@@ -50,6 +58,7 @@ class AccessLog:
         offered = Headers(scope=scope).get(REQUEST_ID, "")
         own_id = offered if _SANE_ID.fullmatch(offered) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = own_id
+        _current_id.set(own_id)
         started = time.monotonic()
         status = 0
 

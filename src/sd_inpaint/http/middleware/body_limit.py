@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sd_inpaint.errors import BodyTooLargeError, InpaintError, MalformedBodyError, QueueFullError
 from sd_inpaint.http.middleware.client_address import client_address
 from sd_inpaint.http.wire.errors import error_response
-from sd_inpaint.memory_budget import MemoryBudget, Reservation
+from sd_inpaint.work.memory_budget import MemoryBudget, Reservation
 
 HELD_BODIES = 8
 """Full-size bodies that may be held at once; further ones are refused, so that they do not fill the memory."""

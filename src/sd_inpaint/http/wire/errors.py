@@ -14,7 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from sd_inpaint.errors import BusyError, CallerError, InpaintError
 from sd_inpaint.http.wire.headers import NO_STORE
-from sd_inpaint.http.wire.paths import OPENAI
+from sd_inpaint.http.wire.paths import OPENAI, PROBES
+from sd_inpaint.telemetry.metrics import REFUSALS
 
 HAS_SHAPE: Final = "has_error_shape"
 """The key in a request's state that says its response is an :class:`ErrorResponse`."""
@@ -161,6 +162,9 @@ class ErrorResponse(JSONResponse):
         """Sends the response."""
         state = scope.setdefault("state", {})
         state[HAS_SHAPE], state[ERROR_CODE] = True, self._code
+        if scope["path"] not in PROBES:
+            # One that an earlier version wrote down has no name of its own here.
+            REFUSALS.add(1, self._code if self._code in STATUSES else "internal")
         await super().__call__(scope, receive, send)
 
 

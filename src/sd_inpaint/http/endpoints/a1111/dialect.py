@@ -96,7 +96,7 @@ class A1111:
                     self._painting.paint(request, admitted, deadline_seconds, progress=run.progress)
                 )
             # 4. Write the response.
-            return await self._painting.work(self._render, result, call)
+            return await self._painting.encode(self._render, result, call)
 
     async def get_progress(self, request: Request) -> Response:
         """Returns the progress of the caller's oldest call, with the picture so far."""

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import ParamSpec, TypeVar
 
-from sd_inpaint.memory_budget import MemoryBudget, memory_limit_bytes
-from sd_inpaint.worker_pool import WorkerPool
+from sd_inpaint.work.memory_budget import MemoryBudget, memory_limit_bytes
+from sd_inpaint.work.worker_pool import WorkerPool
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from sd_inpaint.errors import ImageTooLargeError, InvalidImageError, QueueFullError
-from sd_inpaint.memory_budget import RETRY_SECONDS
-from sd_inpaint.worker import ANSWER, CALL, receive
+from sd_inpaint.work.memory_budget import RETRY_SECONDS
+from sd_inpaint.work.worker import ANSWER, CALL, receive
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ class _Worker:
                 self._connection, theirs = socket.socketpair()
                 with theirs:
                     self._process = subprocess.Popen(  # noqa: S603  # our own module
-                        [sys.executable, "-m", "sd_inpaint.worker", str(theirs.fileno())],
+                        [sys.executable, "-m", "sd_inpaint.work.worker", str(theirs.fileno())],
                         pass_fds=(theirs.fileno(),),
                         stdin=subprocess.DEVNULL,
                         env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}

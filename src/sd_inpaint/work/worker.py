@@ -1,4 +1,4 @@
-"""A process that runs functions for the server, one at a time: ``python -m sd_inpaint.worker DESCRIPTOR``.
+"""A process that runs functions for the server, one at a time: ``python -m sd_inpaint.work.worker DESCRIPTOR``.
 
 What decodes hostile files runs here: within a bound of CPU time and of memory for each call, without the server's
 environment (keys, addresses), and the first to go where the machine runs out of memory. It ends with its server.

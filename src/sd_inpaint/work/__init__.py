@@ -1,0 +1,1 @@
+"""Where whole pictures are worked on: threads, processes that can be killed, and the memory they may take."""
