@@ -86,7 +86,7 @@ class Painter:
         """Returns facts about the model and this server's limits; those not known yet are None."""
         settings, backend = self._settings, self.engine.backend
         loaded = backend.info if backend else {}
-        unknown = ("revision", "device", "dtype", "native_size", "max_batch", "max_canvas_pixels", "files")
+        unknown = ("revision", "device", "dtype", "plan", "native_size", "max_batch", "max_canvas_pixels", "files")
         return {
             "version": __version__,
             "model": settings.model_name,

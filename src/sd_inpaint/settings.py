@@ -78,7 +78,10 @@ class Settings(BaseSettings):
     """``auto`` prefers CUDA, then MPS, then the CPU."""
 
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
-    """``auto`` is float16 on CUDA and float32 elsewhere."""
+    """``auto`` is float16 on CUDA, float32 on MPS, and on the CPU bfloat16 where a measurement finds it faster."""
+
+    vae_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    """Number format of the autoencoder; ``auto`` is that of the UNet."""
 
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of the device loop; unset leaves the choice to torch."""

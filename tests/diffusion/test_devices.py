@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sd_inpaint.diffusion import devices
-from sd_inpaint.diffusion.devices import Device, choose_device, choose_max_batch, choose_max_canvas_pixels
+from sd_inpaint.diffusion.devices import Device, choose_device, choose_max_batch, choose_max_canvas_pixels, dtype_name
+from sd_inpaint.diffusion.number_format import Probe
 from sd_inpaint.errors import SettingsError
 from sd_inpaint.settings import Settings
 
@@ -34,7 +35,8 @@ def test_auto_takes_the_fastest_there_is(
     pretend(monkeypatch, cuda=cuda, mps=mps)
     device = choose_device(Settings())
     assert str(device.torch_device) == expected
-    assert device.dtype_name == dtype
+    assert dtype_name(device.dtype) == dtype_name(device.vae_dtype) == dtype
+    assert device.plan["dtype"]["reason"]
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
@@ -124,3 +126,34 @@ def test_waiting_is_for_this_device(monkeypatch: pytest.MonkeyPatch, kind: str) 
     device = torch.device("cuda", 1) if kind == "cuda" else torch.device(kind)
     Device(device, torch.float32, kind).wait()
     assert asked == {"cpu": [], "cuda": [device], "mps": ["mps"]}[kind]
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected", "reason"),
+    [
+        (4.0, "bfloat16", "4.0 times as fast"),
+        (1.3, "bfloat16", "1.3 times as fast"),
+        (1.1, "float32", "measured"),
+        (0.02, "float32", "50.0 times as long"),
+        (None, "float32", "too small"),
+    ],
+)
+def test_format_on_the_cpu_follows_the_measurement(
+    monkeypatch: pytest.MonkeyPatch, gain: float | None, expected: str, reason: str
+) -> None:
+    """bfloat16 is taken where it is clearly faster; the plan has the figure."""
+    pretend(monkeypatch)
+    monkeypatch.setattr(devices, "bfloat16_gain", lambda probe: gain)
+    device = choose_device(Settings(), Probe(channels=320, side=64))
+    assert dtype_name(device.dtype) == dtype_name(device.vae_dtype) == expected
+    assert reason in str(device.plan["dtype"]["reason"])
+
+
+def test_formats_that_were_set_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator's choice is taken as it is, the VAE's apart from the UNet's, and the plan says whose it is."""
+    pretend(monkeypatch)
+    monkeypatch.setattr(devices, "bfloat16_gain", lambda probe: pytest.fail("measured"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    device = choose_device(Settings(dtype="bfloat16", vae_dtype="float32"), Probe(channels=320, side=64))
+    assert (device.dtype, device.vae_dtype) == (torch.bfloat16, torch.float32)
+    assert {device.plan[name]["reason"] for name in ("dtype", "vae_dtype")} == {devices.SET}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sd_inpaint.diffusion.devices import Device
+from sd_inpaint.diffusion.encodings import Encodings, to_tensor
 from sd_inpaint.diffusion.model import InpaintModel
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import create_scheduler
@@ -113,6 +114,7 @@ class Denoiser:
     ) -> None:
         self._model = model
         self._device = device
+        self._encodings = Encodings(model)
         self._safety_checker = safety_checker
         self.limits = CanvasLimits(model.sample_size * model.stride, model.stride, max_canvas_pixels)
         self.max_batch = max_batch
@@ -144,7 +146,6 @@ class Denoiser:
                 scheduler.set_begin_index(first)
 
             # 3. Prepare the picture and the hole.
-            picture = _to_tensor(task.image).to(self._model.device)
             soft = parameters.soft_mask is SoftMask.STRENGTH and bool(((task.mask > 0) & (task.mask < 255)).any())
             pixel_hole = is_hole(task.mask, parameters.soft_mask)
             cell_hole = torch.from_numpy(latent_hole(pixel_hole, self.limits.stride)).to(self._model.device)
@@ -154,7 +155,7 @@ class Denoiser:
             generator = torch.Generator("cpu").manual_seed(task.seed)
             known = None
             if parameters.strength < 1.0 or soft:
-                picture_latents = self._sample_posterior(picture, generator, low_memory=low_memory)
+                picture_latents = self._sample_posterior(task.image, None, generator, low_memory=low_memory)
                 noise = self._draw(picture_latents.shape, generator)
                 known = _Known(picture_latents, noise, _cell_strength(task, self.limits.stride).to(self._model.device))
                 latents = scheduler.add_noise(picture_latents, noise, timesteps[:1])
@@ -165,7 +166,7 @@ class Denoiser:
                 latents = noise * scheduler.init_noise_sigma
 
             # 5. Encode the picture without its hole.
-            masked_latents = self._sample_posterior(picture * (1 - holes), generator, low_memory=low_memory)
+            masked_latents = self._sample_posterior(task.image, pixel_hole, generator, low_memory=low_memory)
             return Diffusion(
                 task=task,
                 scheduler=scheduler,
@@ -259,7 +260,7 @@ class Denoiser:
         with _translate_out_of_memory(), torch.inference_mode():
             # Colours are matched by what the decoder gets wrong outside the hole, which it may not be shown then.
             matches_colours = diffusion.task.parameters.color_match
-            shown = None if matches_colours else _to_tensor(diffusion.task.image)
+            shown = None if matches_colours else to_tensor(diffusion.task.image)
             for precise in (False, True):
                 # 10. Decode; a float16 VAE overflows on some pictures, so a bad one is decoded again in float32.
                 picture = self._model.decode(
@@ -291,13 +292,14 @@ class Denoiser:
                 clean = alpha.sqrt() * noisy - (1 - alpha).sqrt() * prediction
             else:
                 clean = (noisy - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
-            colours = _fit_colours(diffusion.masked_latents, _to_tensor(diffusion.task.image), diffusion.hole)
+            colours = _fit_colours(diffusion.masked_latents, to_tensor(diffusion.task.image), diffusion.hole)
             ones = torch.ones_like(clean[:, :1])
             rgb = torch.cat([clean, ones], dim=1)[0].permute(1, 2, 0).cpu() @ colours
             return _to_pixels(rgb.permute(2, 0, 1)[None])
 
     def release_memory(self) -> None:
         """Gives cached memory back, after trouble."""
+        self._encodings.forget()
         self._device.release_memory()
 
     def memory(self) -> dict[str, int] | None:
@@ -310,9 +312,11 @@ class Denoiser:
             raise ContentFlaggedError("The safety checker flagged the result. Try another prompt or seed.")
         return canvas
 
-    def _sample_posterior(self, picture: torch.Tensor, generator: torch.Generator, *, low_memory: bool) -> torch.Tensor:
-        """Encodes (1, 3, H, W) and draws from the VAE's posterior, as the model was trained."""
-        mean, std = self._model.encode(picture, low_memory=low_memory)
+    def _sample_posterior(
+        self, image: np.ndarray, hole: np.ndarray | None, generator: torch.Generator, *, low_memory: bool
+    ) -> torch.Tensor:
+        """Encodes a picture, without its hole if one is given, and draws from the posterior as in training."""
+        mean, std = self._encodings.encode(image, hole, low_memory=low_memory)
         return mean + std * self._draw(mean.shape, generator)
 
     def _draw(self, shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
@@ -364,11 +368,6 @@ def _guide(noise: torch.Tensor, guidance_scale: float) -> torch.Tensor:
         return noise
     negative, positive = noise.chunk(2)
     return negative + guidance_scale * (positive - negative)
-
-
-def _to_tensor(pixels: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) uint8 → (1, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255.0 * 2.0 - 1.0
 
 
 def _to_pixels(picture: torch.Tensor) -> np.ndarray:

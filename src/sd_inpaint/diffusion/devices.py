@@ -2,15 +2,22 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from sd_inpaint.diffusion.number_format import Probe, bfloat16_gain
 from sd_inpaint.errors import SettingsError
 from sd_inpaint.settings import Settings
 
 logger = logging.getLogger("bentoml.sd_inpaint.devices")
+
+SET = "set by the operator"
+
+LEAST_GAIN = 1.25
+"""Times as fast as float32: from here on bfloat16 is worth its rounding. Processors gain either nothing (measured: 0.01
+to 1.0) or about twofold and more, so no noise of a measurement flips the choice."""
 
 BYTES_PER_CANVAS_PIXEL = {torch.float32: 6_000, torch.float16: 5_000, torch.bfloat16: 5_000}
 """Peak working memory of one SD 1.5 job a canvas pixel, in bytes, the VAE's decoder at full width being the largest.
@@ -38,13 +45,17 @@ class Device:
 
     Attributes:
         torch_device: Where tensors live.
-        dtype: Format of the UNet, text encoder and VAE.
+        dtype: Format of the UNet and the text encoder.
         name: What an operator calls it, such as ``cpu`` or ``NVIDIA H200``.
+        vae_dtype: Format of the VAE.
+        reasons: Why each choice was made, by the choice's name in ``/sd-inpaint/info``.
     """
 
     torch_device: torch.device
     dtype: torch.dtype
     name: str
+    vae_dtype: torch.dtype = torch.float32
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -52,9 +63,15 @@ class Device:
         return self.torch_device.type
 
     @property
-    def dtype_name(self) -> str:
-        """The format as settings spell it, such as ``float32``."""
-        return str(self.dtype).removeprefix("torch.")
+    def plan(self) -> dict[str, dict[str, object]]:
+        """Each choice with its reason, for ``/sd-inpaint/info`` and the log."""
+        values: dict[str, object] = {
+            "device": self.name,
+            "dtype": dtype_name(self.dtype),
+            "vae_dtype": dtype_name(self.vae_dtype),
+            "threads": torch.get_num_threads(),
+        }
+        return {name: {"value": value, "reason": self.reasons.get(name, "")} for name, value in values.items()}
 
     def free_bytes(self) -> int:
         """Memory that a job could take now, in bytes."""
@@ -101,21 +118,37 @@ def cpu_has_bfloat16() -> bool:
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def choose_device(settings: Settings) -> Device:
-    """Picks the device and number format an operator asked for.
+def dtype_name(dtype: torch.dtype) -> str:
+    """Returns a number format as settings spell it, such as ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def choose_device(settings: Settings, probe: Probe | None = None) -> Device:
+    """Picks the device, the threads and the number formats: those an operator asked for, else the fastest.
+
+    Args:
+        settings: The operator's.
+        probe: The model's operations, to be measured where the format on a CPU is left to this; None takes float32.
 
     Raises:
         SettingsError: If the named device is not there, or cannot compute in the named format.
     """
-    torch_device = _choose_torch_device(settings.device)
-    dtype = _choose_dtype(settings.dtype, torch_device)
+    torch_device = find_torch_device(settings.device)
+    reasons = {"device": _reason(settings.device, "the fastest kind that torch finds"), "threads": "torch's own choice"}
+    # Threads come first: the format is measured with as many as will compute.
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+        reasons["threads"] = SET
     elif (quota := _cpu_quota()) is not None:
         # torch counts the machine's cores; more threads than the container's share only wait for each other.
         torch.set_num_threads(max(1, min(torch.get_num_threads(), round(quota))))
+        reasons["threads"] = f"this container's share is {quota:g} CPUs"
+    dtype, reasons["dtype"] = _choose_dtype(settings.dtype, torch_device, probe)
+    vae_dtype, reasons["vae_dtype"] = dtype, "that of the UNet"
+    if settings.vae_dtype != "auto":
+        vae_dtype, reasons["vae_dtype"] = _choose_dtype(settings.vae_dtype, torch_device, None)
     name = torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else torch_device.type
-    return Device(torch_device, dtype, name)
+    return Device(torch_device, dtype, name, vae_dtype, reasons)
 
 
 def choose_max_batch(setting: int | str, device: Device, canvas_pixels: int) -> int:
@@ -145,7 +178,12 @@ def choose_max_canvas_pixels(setting: int | str, device: Device, *, fits_to_kept
     return max(CANVAS_PIXELS_FLOOR, int((device.free_bytes() - WEIGHTS_RESERVE_BYTES) // pixel_bytes))
 
 
-def _choose_torch_device(setting: str) -> torch.device:
+def find_torch_device(setting: str) -> torch.device:
+    """Returns the device that a setting names, the fastest kind for ``auto``.
+
+    Raises:
+        SettingsError: If the named device is not there.
+    """
     if setting == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -161,15 +199,32 @@ def _choose_torch_device(setting: str) -> torch.device:
     return torch_device
 
 
-def _choose_dtype(setting: str, torch_device: torch.device) -> torch.dtype:
+def _reason(setting: object, otherwise: str) -> str:
+    return otherwise if setting == "auto" else SET
+
+
+def _choose_dtype(setting: str, torch_device: torch.device, probe: Probe | None) -> tuple[torch.dtype, str]:
+    """The format, and why."""
     if setting == "auto":
-        # float16 gives black pictures on MPS (diffusers#1251), and no gain over float32 on the CPU.
-        return torch.float16 if torch_device.type == "cuda" else torch.float32
+        return _fastest_dtype(torch_device, probe)
     if setting == "float16" and torch_device.type == "cpu":
         raise SettingsError("SD_INPAINT_DTYPE=float16 is not for the CPU; use float32 or bfloat16.")
     if setting == "bfloat16" and torch_device.type == "cpu" and not cpu_has_bfloat16():
         logger.warning("This CPU has no bfloat16: each step takes much longer than with SD_INPAINT_DTYPE=float32.")
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting]
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[setting], SET
+
+
+def _fastest_dtype(torch_device: torch.device, probe: Probe | None) -> tuple[torch.dtype, str]:
+    if torch_device.type == "cuda":
+        return torch.float16, "half the memory and more than twice the speed of float32"
+    if torch_device.type == "mps":
+        return torch.float32, "float16 gives black pictures on MPS (diffusers#1251)"
+    gain = None if probe is None else bfloat16_gain(probe)
+    if gain is None:
+        return torch.float32, "the model is too small for another format to matter"
+    if gain < LEAST_GAIN:
+        return torch.float32, f"bfloat16 takes {1 / gain:.1f} times as long on this processor, measured"
+    return torch.bfloat16, f"{gain:.1f} times as fast as float32 on this processor, measured"
 
 
 def _cpu_quota() -> float | None:

@@ -16,9 +16,17 @@ from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sd_inpaint.diffusion.denoiser import Denoiser
-from sd_inpaint.diffusion.devices import Device, choose_device, choose_max_batch, choose_max_canvas_pixels
+from sd_inpaint.diffusion.devices import (
+    Device,
+    choose_device,
+    choose_max_batch,
+    choose_max_canvas_pixels,
+    dtype_name,
+    find_torch_device,
+)
 from sd_inpaint.diffusion.first_load import check_first_load, remember_first_load
 from sd_inpaint.diffusion.model import TorchModel
+from sd_inpaint.diffusion.number_format import Probe
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import name_of
 from sd_inpaint.diffusion.sources import AUTOENCODERS, Source, first_line, locate, verify
@@ -35,9 +43,10 @@ def load(settings: Settings) -> Denoiser:
         WeightsError: If the weights are missing and cannot be downloaded, are pickles, or are not an inpainting model.
         SettingsError: If the requested device or number format is not available.
     """
-    device = choose_device(settings)
+    find_torch_device(settings.device)  # a wrong name is found before a download
     source = verify(locate(settings))
     check_first_load(source, settings)
+    device = choose_device(settings, _probe(source.folder / "unet"))
     model = _load_model(source, device, allow_pickle=settings.allow_pickle)
     safety_checker = _load_safety_checker(source, device, settings)
     remember_first_load(source, settings)
@@ -48,14 +57,16 @@ def load(settings: Settings) -> Denoiser:
         "revision": source.revision,
         "files": source.files,
         "device": device.name,
-        "dtype": device.dtype_name,
+        "dtype": dtype_name(device.dtype),
         "scheduler": name_of(model.scheduler),
+        "plan": device.plan,
         "native_size": model.sample_size * model.stride,
         "max_batch": max_batch,
         "max_canvas_pixels": max_canvas_pixels,
         "safety_checker": safety_checker is not None,
     }
-    logger.info("Loaded %s on %s in %s.", source.name, device.name, device.dtype_name)
+    plan = "; ".join(f"{name} {choice['value']} ({choice['reason']})" for name, choice in device.plan.items())
+    logger.info("Loaded %s. %s.", source.name, plan)
     return Denoiser(
         model,
         device,
@@ -79,8 +90,8 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
                 name: module.from_pretrained(
                     source.folder / name,
                     local_files_only=True,
-                    dtype=device.dtype,
-                    **_weights_file(source.folder / name, device.dtype, allow_pickle=allow_pickle),
+                    dtype=(dtype := device.vae_dtype if name == "vae" else device.dtype),
+                    **_weights_file(source.folder / name, dtype, allow_pickle=allow_pickle),
                 )
                 .to(device.torch_device)
                 .eval()
@@ -97,6 +108,15 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
         for name in ("unet", "vae"):
             parts[name].to(memory_format=torch.channels_last)
     return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device)
+
+
+def _probe(folder: Path) -> Probe | None:
+    """The operations of the UNet in a folder; None where its config does not say, which loading will complain of."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        return Probe(channels=int(config["block_out_channels"][0]), side=int(config["sample_size"]))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
 
 
 def _load_safety_checker(source: Source, device: Device, settings: Settings) -> SafetyChecker | None:
