@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import tools
 from tests.support.processes import free_port
 from tests.support.repository import ROOT, run, tracked
 
@@ -83,6 +85,36 @@ class TestCommands:
         done = run(ROOT / "scripts" / "capacity", "simulate", *options.split(), cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert '"refused": 0.0' in done.stdout
+
+
+class TestTools:
+    """``scripts/test-tools`` and its like: what installs tools, and what becomes of tests without them."""
+
+    @pytest.mark.parametrize("script", ["container-tools", "deploy-tools", "test-tools"])
+    def test_check_says_what_is_missing_and_installs_nothing(self, tmp_path: Path, script: str) -> None:
+        """With ``--check`` a machine without the tools is told so in a line, and stays as it is."""
+        commands = tmp_path / "bin"
+        commands.mkdir()
+        for name in ("bash", "cat", "cksum", "dirname", "realpath"):
+            found = shutil.which(name)
+            assert found
+            (commands / name).symlink_to(found)
+        for folder in ("scripts", "requirements"):
+            shutil.copytree(ROOT / folder, tmp_path / "clone" / folder)
+        before = sorted(tmp_path.rglob("*"))
+        done = run(tmp_path / "clone" / "scripts" / script, "--check", cwd=tmp_path, PATH=str(commands))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("Missing: ")
+        assert len(done.stderr.splitlines()) == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_tests_without_their_tools_are_skipped_or_fail(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A test whose tool is missing is skipped with the command that installs it; where all must run, it fails."""
+        monkeypatch.setattr(tools, "_missing", lambda script: "Missing: chromium")
+        for outcome, value in ((pytest.skip.Exception, ""), (pytest.fail.Exception, "1")):
+            monkeypatch.setenv(tools.REQUIRE, value)
+            with pytest.raises(outcome, match=r"^Missing: chromium; scripts/test-tools installs it$"):
+                tools.need("test-tools")
 
 
 class TestDemo:

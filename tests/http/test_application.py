@@ -13,7 +13,18 @@ def test_timeout_middleware_is_gone() -> None:
     """BentoML's time-out would leave callers hanging when something breaks, so it must not be there."""
     with make_app() as app:
         stack = [middleware.cls.__name__ for middleware in app.client.app.user_middleware]  # type: ignore[attr-defined]
-    edge = ["UnreadBody", "AccessLog", "Cors", "PathPrefix", "BodyLimit", "ErrorShape", "Hosts", "Origins", "Routing"]
+    edge = [
+        "UnreadBody",
+        "Tracing",
+        "AccessLog",
+        "Cors",
+        "PathPrefix",
+        "BodyLimit",
+        "ErrorShape",
+        "Hosts",
+        "Origins",
+        "Routing",
+    ]
     assert stack[: len(edge)] == edge
     assert stack[len(edge)] == "ApiKeys"
     assert "TimeoutMiddleware" not in stack

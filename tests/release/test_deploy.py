@@ -154,7 +154,7 @@ def test_a_pod_outlives_what_it_paints() -> None:
 
 def test_scaling_asks_the_queue_and_not_the_cpu() -> None:
     """Both scalers read the gauge that the service has, and the replicas are then theirs to set."""
-    name = re.search(r'"(sd_inpaint_queue_seconds)"', (ROOT / "src/sd_inpaint/http/metrics.py").read_text("utf-8"))
+    name = re.search(r'"(sd_inpaint_queue_seconds)"', (ROOT / "src/sd_inpaint/telemetry/metrics.py").read_text("utf-8"))
     assert name
     for kind in ("hpa", "keda"):
         text = rendered("image.tag=1", f"autoscaling.kind={kind}", "serviceMonitor.enabled=true")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -242,7 +243,8 @@ def test_caller_who_leaves_frees_the_device(server: Server) -> None:
 def test_events_come_while_the_job_runs(server: Server) -> None:
     """Events come while the job runs; a reader who leaves changes nothing, and a second one sees the end."""
     address = accept(server)
-    with httpx.stream("GET", f"{server.url}{address}/events", timeout=60) as stream:
+    first, second = ({"X-Request-ID": f"events-{n}-of-{address.rpartition('/')[2]}"} for n in (1, 2))
+    with httpx.stream("GET", f"{server.url}{address}/events", headers=first, timeout=60) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         text = ""
         for piece in stream.iter_text():
@@ -250,11 +252,13 @@ def test_events_come_while_the_job_runs(server: Server) -> None:
             if "event: preview" in text:
                 break
     assert describe(server, address)["state"] == "running"
-    told = read_events(httpx.get(f"{server.url}{address}/events", timeout=60).text)
+    told = read_events(httpx.get(f"{server.url}{address}/events", headers=second, timeout=60).text)
     assert told[-1][0] == "done"
     assert told[0][1]["step"] > 0
     assert httpx.get(server.url + told[-1][1]["result"]).headers["content-type"] == "image/png"
-    wait_for(lambda: server.log.read_text().count(f"GET {address}/events 200") == 2)
+    for sent in (first, second):
+        line = re.compile(rf"{sent['X-Request-ID']} GET \S+/events 200 ")
+        wait_for(lambda line=line: line.search(server.log.read_text()))
     assert "Traceback" not in server.log.read_text()
 
 

@@ -32,7 +32,8 @@ TAG = f"sd-inpaint:{sources.PINNED_REVISION}"
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model as the Hub has the real one: safetensors in half precision only, pickles beside them."""
     folder = tmp_path_factory.mktemp("published") / "model"
-    shutil.copytree(ROOT / "src" / "sd_inpaint" / "demo_model", folder)
+    demo = ROOT / "src" / "sd_inpaint" / "demo_model"
+    shutil.copytree(demo, folder, ignore=shutil.ignore_patterns("SHA256SUMS"))
     for path in list(folder.rglob("*.safetensors")):
         (path.parent / f"{path.stem}.bin").write_bytes(b"a pickle")
         path.rename(path.with_suffix(".fp16.safetensors"))

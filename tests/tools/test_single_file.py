@@ -31,7 +31,9 @@ PARTS = ("unet", "vae", "text_encoder")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model, with an untrained autoencoder of the class that checkpoints hold; not to be changed."""
     folder = tmp_path_factory.mktemp("whole") / "model"
-    shutil.copytree(ROOT / "src" / "sd_inpaint" / "demo_model", folder, ignore=shutil.ignore_patterns("vae", "*.md"))
+    shutil.copytree(
+        ROOT / "src" / "sd_inpaint" / "demo_model", folder, ignore=shutil.ignore_patterns("vae", "*.md", "SHA256SUMS")
+    )
     torch.manual_seed(0)
     vae = AutoencoderKL(
         block_out_channels=(32, 64, 80),

@@ -15,14 +15,17 @@ logger = logging.getLogger("bentoml.sd_inpaint.sources")
 def check_first_load(source: Source, settings: Settings) -> None:
     """Compares a verified folder with what it held when it was first loaded; does nothing before that.
 
+    A component that was added since, such as a safety checker, is no damage.
+
     Raises:
-        WeightsError: If a file has changed, is new, or is missing.
+        WeightsError: If a file of a component has changed, is new, or is missing.
     """
     path = _manifest_path(source, settings)
     if path is None or not path.is_file():
         return
     before = parse_manifest(path.read_text("utf-8"))
-    names = before.keys() | source.files.keys()
+    components = {_component(name) for name in before}
+    names = before.keys() | {name for name in source.files if _component(name) in components}
     changed = sorted(name for name in names if before.get(name) != source.files.get(name))
     if changed:
         raise WeightsError(
@@ -32,13 +35,19 @@ def check_first_load(source: Source, settings: Settings) -> None:
 
 
 def remember_first_load(source: Source, settings: Settings) -> None:
-    """Writes down what a folder held that has been loaded for the first time.
+    """Writes down what a folder holds that has been loaded for the first time, or with another component.
 
     The manifest lies beside the jobs, by the folder's path. Where nothing can be written there, a warning says so.
     """
     path = _manifest_path(source, settings)
-    if path is not None and not path.is_file():
+    if path is None:
+        return
+    if not path.is_file() or parse_manifest(path.read_text("utf-8")).keys() != source.files.keys():
         _write(path, source.files)
+
+
+def _component(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _manifest_path(source: Source, settings: Settings) -> Path | None:

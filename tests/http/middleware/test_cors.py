@@ -84,3 +84,14 @@ def test_cors_can_be_off() -> None:
     with make_app(cors_origins=()) as app:
         assert "access-control-allow-origin" not in app.client.get(HEALTH, headers=ORIGIN).headers
         assert app.client.options(INPAINT, headers=PREFLIGHT).status_code == 204
+
+
+def test_refused_preflight_says_what_the_operator_can_do(app: App) -> None:
+    """A page of another site learns why it may not call, and that the server is on a private network where it asked."""
+    foreign = {**PREFLIGHT, "Origin": "https://app.example"}
+    plain = app.client.options(INPAINT, headers=foreign)
+    private = app.client.options(INPAINT, headers={**foreign, "Access-Control-Request-Private-Network": "true"})
+    for response in (plain, private):
+        assert "SD_INPAINT_CORS_ORIGINS" in check_shape(response, 403, "forbidden_origin")["error"]
+    assert "private network" not in plain.text
+    assert "private network" in private.text

@@ -10,6 +10,8 @@ from starlette.types import ASGIApp
 
 from sd_inpaint.http.wire.errors import ForbiddenOriginError, error_response
 
+PRIVATE_NETWORK = "access-control-request-private-network"
+
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 
 EXPOSED_HEADERS = (
@@ -87,7 +89,11 @@ class Cors(CORSMiddleware):
         answer = super().preflight_response(request_headers)
         if answer.status_code < 400:
             return answer
-        refusal = error_response(ForbiddenOriginError(f"{bytes(answer.body).decode()}."))
+        sentence = f"{bytes(answer.body).decode()}."
+        if "origin" in sentence:
+            reached = "on a private network " if PRIVATE_NETWORK in request_headers else ""
+            sentence += f" This server {reached}answers pages of other sites if SD_INPAINT_CORS_ORIGINS allows them."
+        refusal = error_response(ForbiddenOriginError(sentence))
         for name in PREFLIGHT_HEADERS:
             if name in answer.headers:
                 refusal.headers[name] = answer.headers[name]
