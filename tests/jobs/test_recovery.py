@@ -43,7 +43,7 @@ def test_jobs_of_a_dead_process_are_run(place: Place) -> None:
 
 def test_promised_places_come_before_new_ones(place: Place) -> None:
     """Jobs from before a restart are run though the queue is full, and new ones are refused while too many wait."""
-    jobs = crashed(place, *(seeded(seed, num_inference_steps=30) for seed in range(3)))
+    jobs = crashed(place, *(seeded(seed, num_inference_steps=100) for seed in range(3)))
     with running(place, max_queue=1) as process:
         with pytest.raises(QueueFullError) as full:
             process.accept(submission())
