@@ -43,9 +43,9 @@ def test_the_most_values_that_are_parsed_take_no_time() -> None:
         b'{"x":[' + b"[]," * (MAX_VALUES // 2 - 4) + b"[]]}",
         b"{" + b",".join(b'"k%d":1' % n for n in range(MAX_VALUES)) + b"}",
     ):
-        started = time.monotonic()
+        started = time.process_time()
         parse_json_object(body)
-        assert time.monotonic() - started < 0.5
+        assert time.process_time() - started < 0.5
 
 
 @pytest.mark.parametrize(
