@@ -183,6 +183,7 @@ class Painter:
             is_all_painted=parameters.strength == 1 and run.preparation.is_all_white,
             brightest=run.preparation.brightest,
             image_sha256=run.preparation.image_sha256,
+            plan=", ".join(sorted({job.plan for job in run.jobs if job.plan})),
         )
 
     async def admit(self, upload: Upload, *, force: bool = False, caller: Usage | None = None) -> AdmittedRequest:

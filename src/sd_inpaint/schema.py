@@ -228,6 +228,7 @@ class InpaintResult:
         is_all_painted: Whether nothing of the caller's picture is left: all of the mask white, ``strength`` 1.
         brightest: The highest level of the mask after ``mask_invert``, ``mask_grow`` and ``mask_blur``, 0 to 255.
         image_sha256: As in :class:`InpaintRequest`.
+        plan: The name of what computed them on the device, for ``X-Plan``; "" where nothing was.
     """
 
     variations: tuple[Variation, ...]
@@ -237,6 +238,7 @@ class InpaintResult:
     is_all_painted: bool = False
     brightest: int = 255
     image_sha256: str = ""
+    plan: str = ""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -119,7 +119,7 @@ def test_decoder_that_is_shown_what_is_kept_can_be_precise(components: dict[str,
     hole = torch.zeros(1, 1, 32, 32)
     hole[..., 8:20, 8:20] = 1
     half, precise, tiled = (
-        model.decode(latents, pictures, hole, precise=precise, low_memory=low_memory)
+        model.decode(latents, pictures, hole, runner=model.runner, precise=precise, low_memory=low_memory)
         for precise, low_memory in ((False, False), (True, False), (False, True))
     )
     assert vae.dtype is dtype
@@ -228,9 +228,9 @@ def test_decoder_that_overflows_is_rescued_by_float32(
     decode = denoiser._model.decode
     asked: list[bool] = []
 
-    def overflow(*tensors: torch.Tensor, precise: bool, low_memory: bool) -> torch.Tensor:
+    def overflow(*tensors: torch.Tensor, precise: bool, **options: object) -> torch.Tensor:
         asked.append(precise)
-        picture = decode(*tensors, precise=precise, low_memory=low_memory)
+        picture = decode(*tensors, precise=precise, **options)
         return picture if precise else picture * float("nan")
 
     monkeypatch.setattr(denoiser._model, "decode", overflow)

@@ -131,3 +131,17 @@ def test_batch_holds_one_canvas_size() -> None:
         queue.admit([make_job(side=side)], now=float(len(queue)))
     assert [job.task.size for job in queue.next_batch(4)] == [(64, 64)] * 3
     assert len(queue.next_batch(2)) == 2
+
+
+def test_batch_holds_one_plan() -> None:
+    """A job that began with one plan shares no call with those of another; those that are yet to begin take today's."""
+    queue = make_queue(max_canvases=10)
+    for plan in ("old", "", "new", "old", ""):
+        job = make_job()
+        job.plan = plan
+        queue.admit([job], now=float(len(queue)))
+    old, first, new, _, second = queue
+    assert [job.plan for job in queue.next_batch(5, plan="new")] == ["old", "old"]
+    queue.remove(old)
+    assert queue.next_batch(5, plan="new") == [first, new, second]
+    assert queue.next_batch(5, plan="old")[0] is first

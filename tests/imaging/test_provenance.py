@@ -1,5 +1,6 @@
 """What a result's file says of itself: readable by other tools, true, and nothing of the caller's."""
 
+import dataclasses
 import io
 import json
 import re
@@ -82,6 +83,11 @@ class TestTexts:
                 "Region": "0,0,70,53@8.4->592x448",
             },
         )
+
+    def test_plan_is_told(self) -> None:
+        """The text names what computed the picture, without which the same seed may round differently."""
+        planned = dataclasses.replace(result(), plan="torch-float16")
+        assert read(provenance.texts(asked(), planned, 7, model=MODEL)["parameters"])[2]["Plan"] == "torch-float16"
 
     def test_what_was_not_asked_is_not_said(self) -> None:
         """Defaults leave out the mask's settings, the negative prompt and the sampler's unknown name."""

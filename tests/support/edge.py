@@ -173,6 +173,7 @@ class FakePainter:
             inference_seconds=0.5,
             regions=("0,0,70,53 x1.000",) if parameters.region == "mask" else (),
             image_sha256=request.image_sha256,
+            plan="fake-float32",
         )
 
     @staticmethod

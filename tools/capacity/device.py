@@ -33,6 +33,7 @@ class SimulatedDiffusion:
     task: CanvasTask
     steps: int
     step: int = 0
+    plan: str = ""
 
 
 @dataclass
@@ -44,6 +45,7 @@ class SimulatedBackend:
     Attributes:
         clock: Is moved on by each call.
         busy_seconds: Time the device has worked in all.
+        plan: As :class:`~sd_inpaint.engine.loop.Backend` has it.
     """
 
     clock: Clock
@@ -52,6 +54,7 @@ class SimulatedBackend:
     limits: CanvasLimits = LIMITS
     info: dict[str, object] = field(default_factory=dict)
     busy_seconds: float = 0.0
+    plan: str = ""
 
     def predict_seconds(self, batch: Sequence[SimulatedDiffusion]) -> float:
         """Returns how long one UNet call takes: as long as the jobs one after another, the least favourable device."""
@@ -65,7 +68,7 @@ class SimulatedBackend:
     def begin(self, task: CanvasTask, *, low_memory: bool) -> SimulatedDiffusion:
         """Starts a job, in no time."""
         del low_memory
-        return SimulatedDiffusion(task, task.steps)
+        return SimulatedDiffusion(task, task.steps, plan=self.plan)
 
     def predict(self, batch: Sequence[SimulatedDiffusion], *, low_memory: bool) -> list[int]:
         """One turn of the device; tells for each job which step it was."""

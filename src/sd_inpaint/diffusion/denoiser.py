@@ -16,6 +16,7 @@ import torch
 from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.diffusion.encodings import Encodings, to_tensor
 from sd_inpaint.diffusion.model import InpaintModel
+from sd_inpaint.diffusion.runner import Runner
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import create_scheduler
 from sd_inpaint.engine.canvas_jobs import CanvasTask
@@ -63,6 +64,7 @@ class Diffusion:
         hole: (1, 1, h, w) float32, 1 repaints.
         masked_latents: (1, 4, h, w) float32: the picture with its hole at mid-grey.
         generator: On the CPU, so that a seed means the same on every device.
+        runner: What its networks are run by, from the first step to the last.
         known: What a soft mask holds on to; None where no grey is to be held.
         step: Steps done.
     """
@@ -76,6 +78,7 @@ class Diffusion:
     hole: torch.Tensor
     masked_latents: torch.Tensor
     generator: torch.Generator
+    runner: Runner
     known: "_Known | None" = None
     step: int = 0
 
@@ -83,6 +86,11 @@ class Diffusion:
     def steps(self) -> int:
         """Steps in all; some schedulers take one more than was asked for."""
         return len(self.timesteps)
+
+    @property
+    def plan(self) -> str:
+        """The runner's name."""
+        return self.runner.plan
 
     @property
     def guided(self) -> bool:
@@ -122,6 +130,11 @@ class Denoiser:
             device.kind, SECONDS_PER_MEGAPIXEL_PASS_GUESS["cpu"]
         )
         self.info = info or {}
+
+    @property
+    def plan(self) -> str:
+        """The name of what runs canvases that begin now."""
+        return self._model.runner.plan
 
     def begin(self, task: CanvasTask, *, low_memory: bool = False) -> Diffusion:
         """Prepares a canvas: everything before the first UNet call.
@@ -177,6 +190,7 @@ class Denoiser:
                 hole=cell_hole[None, None].float(),
                 masked_latents=masked_latents,
                 generator=generator,
+                runner=self._model.runner,
                 known=known if soft else None,
             )
 
@@ -189,15 +203,16 @@ class Denoiser:
         Raises:
             OutOfMemoryError: If the device has too little memory.
         """
-        lengths = {diffusion.embeddings.shape[1] for diffusion in batch}
-        if len(lengths) > 1:
-            # A prompt of several chunks cannot share a call with a shorter one without changing what that attends to.
-            groups = [
-                [diffusion for diffusion in batch if diffusion.embeddings.shape[1] == length]
-                for length in sorted(lengths)
-            ]
+        groups: dict[tuple[str, int], list[Diffusion]] = {}
+        for diffusion in batch:
+            # A prompt of several chunks cannot share a call with a shorter one without changing what that attends to;
+            # and the runner may have changed between two that began in this turn.
+            groups.setdefault((diffusion.plan, diffusion.embeddings.shape[1]), []).append(diffusion)
+        if len(groups) > 1:
             parts = {
-                diffusion: part for group in groups for diffusion, part in zip(group, self.predict(group), strict=True)
+                diffusion: part
+                for group in groups.values()
+                for diffusion, part in zip(group, self.predict(group), strict=True)
             }
             return [parts[diffusion] for diffusion in batch]
         with _translate_out_of_memory(), torch.inference_mode():
@@ -217,6 +232,7 @@ class Denoiser:
                 torch.cat(
                     [diffusion.masked_latents for diffusion, n in zip(batch, rows, strict=True) for _ in range(n)]
                 ),
+                runner=batch[0].runner,
                 low_memory=low_memory,
             )
             # 8. Follow the prompt, away from the negative one.
@@ -264,7 +280,12 @@ class Denoiser:
             for precise in (False, True):
                 # 10. Decode; a float16 VAE overflows on some pictures, so a bad one is decoded again in float32.
                 picture = self._model.decode(
-                    diffusion.latents, shown, diffusion.hidden, precise=precise, low_memory=low_memory
+                    diffusion.latents,
+                    shown,
+                    diffusion.hidden,
+                    runner=diffusion.runner,
+                    precise=precise,
+                    low_memory=low_memory,
                 )
                 if bool(torch.isfinite(picture).all()):
                     canvas = _to_pixels(picture)
@@ -300,6 +321,7 @@ class Denoiser:
     def release_memory(self) -> None:
         """Gives cached memory back, after trouble."""
         self._encodings.forget()
+        self._model.runner.release_memory()
         self._device.release_memory()
 
     def memory(self) -> dict[str, int] | None:

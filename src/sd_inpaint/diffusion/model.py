@@ -1,5 +1,6 @@
 """The four calls by which diffusion reaches a model; nothing above them knows which backend runs."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ from diffusers import AsymmetricAutoencoderKL
 
 from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.diffusion.prompts import PromptEncoder, equalise
+from sd_inpaint.diffusion.runner import EagerRunner, Runner
 from sd_inpaint.schema import PromptSyntax
 
 SMALLEST_SHOWN = 8
@@ -25,6 +27,7 @@ class InpaintModel(Protocol):
         sample_size: Side of the latents the model was trained on, in cells.
         latent_channels: Channels of the latents.
         scheduler: The scheduler that the model ships with; to be copied, not used.
+        runner: For canvases that begin now. Another may take its place at any moment; a canvas keeps its own.
     """
 
     device: torch.device
@@ -32,6 +35,7 @@ class InpaintModel(Protocol):
     sample_size: int
     latent_channels: int
     scheduler: Any
+    runner: Runner
 
     def embed(self, prompts: Sequence[str], syntax: PromptSyntax | None = None) -> torch.Tensor:
         """Returns (B, L, D) text embeddings; with a syntax, brackets are read and text of any length is taken."""
@@ -47,6 +51,7 @@ class InpaintModel(Protocol):
         hole: torch.Tensor,
         masked_latents: torch.Tensor,
         *,
+        runner: Runner,
         low_memory: bool = False,
     ) -> torch.Tensor:
         """Predicts the noise (or v) of (B, 4, h, w) latents at (B,) timesteps; hole (B, 1, h, w) is 0 or 1."""
@@ -57,13 +62,15 @@ class InpaintModel(Protocol):
         pictures: torch.Tensor | None,
         hole: torch.Tensor,
         *,
+        runner: Runner,
         precise: bool = False,
         low_memory: bool = False,
     ) -> torch.Tensor:
         """Takes scaled (B, 4, h, w) latents; returns (B, 3, H, W), about [-1, 1]. ``precise`` computes in float32.
 
         Some decoders fit what they decode to what is kept of ``pictures`` (B, 3, H, W) in [-1, 1], where ``hole``
-        (B, 1, H, W) is 0 and not 1; others do without, and so do these where it is None.
+        (B, 1, H, W) is 0 and not 1; others do without, and so do these where it is None. Only a plain decode is the
+        runner's: what is precise, in tiles or fitted is the reference's.
         """
 
 
@@ -74,6 +81,7 @@ class TorchModel:
 
     Attributes:
         fits_to_kept: Whether the decoder is shown the picture, and fits the hole to it.
+        runner: For canvases that begin now; the reference's to begin with. Any thread may set it.
     """
 
     def __init__(self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, device: Device) -> None:
@@ -87,6 +95,7 @@ class TorchModel:
         self._prompts = PromptEncoder(tokenizer, text_encoder)
         self._scaling_factor = float(vae.config.scaling_factor)
         self.fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
+        self.runner: Runner = EagerRunner(unet, vae)
 
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str], syntax: PromptSyntax | None = None) -> torch.Tensor:
@@ -97,7 +106,7 @@ class TorchModel:
     @torch.inference_mode()
     def encode(self, pictures: torch.Tensor, *, low_memory: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`InpaintModel.encode`."""
-        self._tile_vae(low_memory)
+        self._tile(self._vae, low_memory)
         posterior = self._vae.encode(pictures.to(self.device, self._vae.dtype)).latent_dist
         return posterior.mean.float() * self._scaling_factor, posterior.std.float() * self._scaling_factor
 
@@ -110,18 +119,14 @@ class TorchModel:
         hole: torch.Tensor,
         masked_latents: torch.Tensor,
         *,
+        runner: Runner,
         low_memory: bool = False,
     ) -> torch.Tensor:
         """See :meth:`InpaintModel.denoise`."""
-        sample = torch.cat([latents, hole, masked_latents], dim=1).to(self._unet.dtype)
-        embeddings = embeddings.to(self._unet.dtype)
+        sample = torch.cat([latents, hole, masked_latents], dim=1)
         # With little memory one row at a time: halves the peak where guidance would run two.
         rows = [slice(i, i + 1) for i in range(len(sample))] if low_memory else [slice(None)]
-        noise = [
-            self._unet(sample[row], timesteps[row], encoder_hidden_states=embeddings[row], return_dict=False)[0].float()
-            for row in rows
-        ]
-        return torch.cat(noise)
+        return torch.cat([runner.predict_noise(sample[row], timesteps[row], embeddings[row]) for row in rows])
 
     @torch.inference_mode()
     def decode(
@@ -130,30 +135,27 @@ class TorchModel:
         pictures: torch.Tensor | None,
         hole: torch.Tensor,
         *,
+        runner: Runner,
         precise: bool = False,
         low_memory: bool = False,
     ) -> torch.Tensor:
         """See :meth:`InpaintModel.decode`."""
-        self._tile_vae(low_memory)
-        dtype = self._vae.dtype
-        if precise and dtype is not torch.float32:
-            self._vae.to(torch.float32)
-        try:
-            place = (self.device, self._vae.dtype)
-            shown = {}
-            if self.fits_to_kept and pictures is not None and min(pictures.shape[-2:]) >= SMALLEST_SHOWN:
-                shown = {"image": pictures.to(*place), "mask": hole.to(*place)}
-            scaled = (latents / self._scaling_factor).to(*place)
-            decoded: torch.Tensor = self._vae.decode(scaled, return_dict=False, **shown)[0]
-            return decoded.float()
-        finally:
-            if self._vae.dtype is not dtype:
-                self._vae.to(dtype)
+        self._tile(self._vae, low_memory)
+        scaled = latents / self._scaling_factor
+        shows = self.fits_to_kept and pictures is not None and min(pictures.shape[-2:]) >= SMALLEST_SHOWN
+        if not (precise or low_memory or shows):
+            return runner.decode(scaled)
+        # A copy: what a runner has prepared would not survive that the weights are converted and back.
+        vae = copy.deepcopy(self._vae).float() if precise and self._vae.dtype is not torch.float32 else self._vae
+        place = (self.device, vae.dtype)
+        shown = {"image": pictures.to(*place), "mask": hole.to(*place)} if shows and pictures is not None else {}
+        decoded: torch.Tensor = vae.decode(scaled.to(*place), return_dict=False, **shown)[0]
+        return decoded.float()
 
-    def _tile_vae(self, low_memory: bool) -> None:
+    def _tile(self, vae: Any, low_memory: bool) -> None:
         if self.fits_to_kept:
             return  # diffusers has no tiles for this class
         if low_memory:
-            self._vae.enable_tiling()
+            vae.enable_tiling()
         else:
-            self._vae.disable_tiling()
+            vae.disable_tiling()

@@ -1,7 +1,7 @@
 """One canvas, and its way through the device loop."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -139,6 +139,7 @@ class CanvasJob:
         began_at: Clock reading when the device first took it; None before.
         ended_at: Clock reading at its end; None before.
         device_seconds: Time the device worked on it.
+        plan: The name of what computes it, the same from its first step to its last; "" before that.
         wants_preview: True makes the loop keep a small picture of the latents every few steps.
         preview: (h, w, 3) uint8, one pixel a latent cell, or None.
         on_near: Called once, with the loop's lock held, when the job's turn is near; None where it has its pixels.
@@ -159,6 +160,7 @@ class CanvasJob:
     ended_at: float | None = None
     device_seconds: float = 0.0
     low_memory: bool = False
+    plan: str = ""
     wants_preview: bool = False
     preview: np.ndarray | None = None
     leaving: InpaintError | None = None
@@ -179,6 +181,14 @@ class CanvasJob:
         """The task of a job that has its pixels."""
         assert isinstance(self.task, CanvasTask)  # noqa: S101  # asked only of jobs that have run
         return self.task
+
+    def batch_key(self, plan: str) -> Hashable:
+        """What jobs have in common that may share a call of the UNet.
+
+        Args:
+            plan: What would compute a job that begins now.
+        """
+        return self.task.size, self.plan or plan
 
     @property
     def remaining_megapixel_passes(self) -> float:

@@ -44,6 +44,10 @@ class HasSteps(Protocol):
     """A backend's own state of one canvas."""
 
     @property
+    def plan(self) -> str:
+        """The name of what computes it, from its first step to its last."""
+
+    @property
     def steps(self) -> int:
         """Denoising steps in all."""
 
@@ -73,6 +77,10 @@ class Backend(Protocol[D, P]):
     max_batch: int
     seconds_per_megapixel_pass: float
     info: dict[str, object]
+
+    @property
+    def plan(self) -> str:
+        """The name of what computes canvases that begin now."""
 
     def begin(self, task: CanvasTask, *, low_memory: bool) -> D:
         """Encodes prompt, picture and mask."""
@@ -205,7 +213,7 @@ class DeviceLoop(Generic[D, P]):
         self._turned_at = self._clock()
         with self._changed:
             self._sweep()
-            batch = self._queue.next_batch(self.backend.max_batch)
+            batch = self._queue.next_batch(self.backend.max_batch, self.backend.plan)
             self._on_device = list(batch)
         if not batch:
             return False
@@ -276,6 +284,7 @@ class DeviceLoop(Generic[D, P]):
         for diffusion in self._attempt(job, lambda low_memory: self.backend.begin(task, low_memory=low_memory)):
             self._diffusions[job] = diffusion
             job.steps = diffusion.steps
+            job.plan = diffusion.plan
         return job in self._diffusions
 
     def _predict(self, jobs: list[CanvasJob]) -> list[tuple[CanvasJob, P]]:

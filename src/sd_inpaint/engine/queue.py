@@ -179,10 +179,14 @@ class CanvasQueue:
         ended = {job.caller for job in jobs if job.ended}
         self._shares.serve(of_callers, ended=ended, waiting={job.caller for job in self._jobs})
 
-    def next_batch(self, max_batch: int) -> list[CanvasJob]:
+    def next_batch(self, max_batch: int, plan: str = "") -> list[CanvasJob]:
         """Returns the jobs for the next UNet call: of those that are ready the one whose turn it is, and its mates.
 
-        Mates have its canvas size.
+        Mates have its canvas size and its plan.
+
+        Args:
+            max_batch: How many at most.
+            plan: What computes jobs that begin now.
         """
         ranked = [job for job in self._ranked() if job.is_ready]
         if not ranked:
@@ -190,7 +194,8 @@ class CanvasQueue:
         leader = ranked[0]
         if leader.low_memory:
             return [leader]
-        mates = [job for job in ranked[1:] if job.task.size == leader.task.size and not job.low_memory]
+        key = leader.batch_key(plan)
+        mates = [job for job in ranked[1:] if job.batch_key(plan) == key and not job.low_memory]
         return [leader, *mates[: max_batch - 1]]
 
     def nearest(self, count: int) -> list[CanvasJob]:

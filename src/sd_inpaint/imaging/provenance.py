@@ -92,6 +92,7 @@ def texts(parameters: InpaintParameters, result: InpaintResult, seed: int, *, mo
         "Masked area padding": parameters.padding if cropped else None,
         "RNG": "CPU",
         "Region": "; ".join(result.regions),
+        "Plan": result.plan or None,
     }
     lines = [writable(write_web_ui(parameters.prompt, parameters.syntax))]
     if parameters.negative_prompt:

@@ -133,6 +133,7 @@ class JobResult:
         is_all_painted: As there.
         brightest: As there.
         image_sha256: As there; results of earlier versions have none.
+        plan: As there; results of earlier versions have none.
     """
 
     pictures: tuple[bytes, ...]
@@ -144,6 +145,7 @@ class JobResult:
     is_all_painted: bool = False
     brightest: int = 255
     image_sha256: str = ""
+    plan: str = ""
 
     @property
     def different(self) -> list[bytes]:

@@ -30,8 +30,9 @@ def test_result_is_a_png_whose_headers_say_how_it_came_about(app: App) -> None:
     response = app.post()
     assert response.status_code == 200
     assert response.headers["content-type"] == "image/png"
-    headers = {name: response.headers[name] for name in ("x-seed", "x-model", "x-steps", "x-inference-seconds")}
-    assert headers == {"x-seed": "42", "x-model": "demo", "x-steps": "2", "x-inference-seconds": "0.500"}
+    headers = {name: response.headers[name] for name in ("x-seed", "x-model", "x-steps", "x-plan")}
+    assert headers == {"x-seed": "42", "x-model": "demo", "x-steps": "2", "x-plan": "fake-float32"}
+    assert response.headers["x-inference-seconds"] == "0.500"
     assert "x-region" not in response.headers
     pixels, kept = opened(response.content), np.asarray(hole()) == 0
     assert (pixels[kept] == np.asarray(photo())[kept]).all()

@@ -20,6 +20,7 @@ EXPOSED_HEADERS = (
     "X-Steps",
     "X-Inference-Seconds",
     "X-Region",
+    "X-Plan",
     "X-Image-Size",
     "X-Warning",
     "X-Request-ID",

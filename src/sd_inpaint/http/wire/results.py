@@ -50,6 +50,7 @@ def render(
             "model": model,
             "inference_seconds": round(result.inference_seconds, 3),
             "regions": list(result.regions),
+            "plan": result.plan,
             "warnings": warnings(result),
             "request_id": request_id,
         }
@@ -84,6 +85,8 @@ def describing_headers(result: InpaintResult, model: str) -> dict[str, str]:
     }
     if result.regions:
         headers["X-Region"] = "; ".join(result.regions)
+    if result.plan:
+        headers["X-Plan"] = result.plan
     if found := warnings(result):
         headers[WARNING] = " ".join(found)
     return headers
