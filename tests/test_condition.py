@@ -37,7 +37,7 @@ class FakeRunner:
 @pytest.fixture
 def parts() -> Any:
     """All that a condition looks at, in order."""
-    engine = SimpleNamespace(waiting_canvases=1, turn_age_seconds=STALLED_SECONDS)
+    engine = SimpleNamespace(waiting_canvases=1, turn_age_seconds=STALLED_SECONDS, devices=1, lost_devices=0)
     return SimpleNamespace(engine=engine, runner=FakeRunner(), budget=MemoryBudget(2 * resident_bytes()))
 
 
@@ -54,7 +54,7 @@ def test_nothing_is_wrong_up_to_each_bound(parts: Any) -> None:
 
 
 def test_each_trouble_is_found(parts: Any) -> None:
-    """A lost store, a full disk, too much memory and a stalled loop are found, each by itself."""
+    """A lost store, a full disk, too much memory, a stalled loop and a lost device are found, each by itself."""
     parts.runner.room = StoreSpace(1, 2, LOW_DISK_BYTES - 1)
     assert codes(parts) == ["disk_low"]
     parts.runner.sentence = "Jobs cannot be stored."
@@ -66,6 +66,9 @@ def test_each_trouble_is_found(parts: Any) -> None:
     assert codes(parts) == ["loop_stalled"]
     parts.engine.waiting_canvases = 0
     assert codes(parts) == []
+    parts.engine.lost_devices = 1
+    assert codes(parts) == ["device_lost"]
+    parts.engine.lost_devices = 0
     parts.budget = MemoryBudget(resident_bytes() // 2)
     assert codes(parts) == ["memory_high"]
 

@@ -16,7 +16,7 @@ LOW_DISK_BYTES: Final = 512 * 1024**2
 STALLED_SECONDS: Final = 300.0
 """No turn takes so long: the largest canvas's step takes a minute on a slow CPU (docs/benchmarks.md)."""
 
-PROBLEMS: Final = ("state_unavailable", "disk_low", "memory_high", "loop_stalled")
+PROBLEMS: Final = ("state_unavailable", "disk_low", "memory_high", "loop_stalled", "device_lost")
 """The codes of all problems."""
 
 
@@ -71,6 +71,10 @@ class Condition:
                 "The device's thread has ended" if math.isinf(age) else f"The device has done nothing for {age:.0f} s"
             )
             found.append(Problem("loop_stalled", f"{since}, and pictures wait for it."))
+        if lost := self._engine.lost_devices:
+            found.append(
+                Problem("device_lost", f"{lost} of {lost + self._engine.devices} devices are lost, and loading.")
+            )
         return tuple(found)
 
     def figures(self) -> dict[str, object]:

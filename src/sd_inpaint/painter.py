@@ -5,10 +5,10 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from sd_inpaint.admission import Admission, AdmittedRequest, ReadPicture
 from sd_inpaint.callers.accounts import Accounts, Usage
 from sd_inpaint.callers.caller import NOBODY
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasOutline, CanvasTask
+from sd_inpaint.engine.device_calls import make_backend
 from sd_inpaint.engine.lifecycle import Engine
 from sd_inpaint.engine.loop import Backend, DeviceLoop
 from sd_inpaint.engine.queue import CanvasQueue, Pace
+from sd_inpaint.engine.remote_backend import RemoteBackend
 from sd_inpaint.errors import InpaintError, RequestCancelledError
 from sd_inpaint.imaging import colours, geometry, masks
 from sd_inpaint.imaging.geometry import Canvas
@@ -57,13 +59,21 @@ class Painter:
     Args:
         settings: The operator's.
         work: Where whole pictures are worked on; None makes a place of its own.
+
+    Attributes:
+        load: What makes a device's backend of settings, as ``module:function``: where there are several devices, each
+            has a process of its own.
     """
+
+    load: ClassVar[str] = "sd_inpaint.diffusion.weights:load"
 
     def __init__(self, settings: Settings, work: PictureWork | None = None) -> None:
         self._settings = settings
         self._work = work or PictureWork()
         self._admission = Admission(self._work, settings.max_queue)
-        self.engine = Engine(self._load, self._make_queue, enabled=settings.load)
+        self._devices: list[Settings] = []
+        self._remote: dict[int, RemoteBackend] = {}
+        self.engine = Engine(self._load, self._make_queue, enabled=settings.load, further=self._further)
 
     def start(self) -> None:
         """Starts loading the weights; returns at once."""
@@ -72,6 +82,8 @@ class Painter:
     def stop(self, drain_seconds: float) -> None:
         """Stops admitting, gives running requests ``drain_seconds`` to finish, and ends the device loop."""
         self.engine.stop(drain_seconds)
+        for backend in self._remote.values():
+            backend.close()
 
     def check_open(self, caller: Usage | None = None) -> None:
         """Raises at once the error that a request would get: model not ready, server shutting down, or queue full.
@@ -92,6 +104,7 @@ class Painter:
             "model": settings.model_name,
             "status": str(self.engine.state),
             **{name: loaded.get(name) for name in unknown},
+            "devices": {"working": self.engine.devices, "lost": self.engine.lost_devices},
             "queue": {
                 "jobs": self.engine.waiting_canvases,
                 "seconds": round(self.engine.waiting_seconds, 3),
@@ -118,9 +131,9 @@ class Painter:
         )
 
     def device_memory(self) -> dict[str, int] | None:
-        """Returns the device's memory in bytes, as :meth:`Backend.memory`; None before the model is loaded too."""
-        backend = self.engine.backend
-        return None if backend is None else backend.memory()
+        """Returns the devices' memory in bytes, as :meth:`Backend.memory`; None before the model is loaded too."""
+        memories = [memory for backend in self.engine.backends if (memory := backend.memory()) is not None]
+        return {kind: sum(memory[kind] for memory in memories) for kind in memories[0]} if memories else None
 
     async def paint(
         self,
@@ -223,11 +236,26 @@ class Painter:
         # and is starved by it (measured: docs/benchmarks.md).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Imported here, in the device thread: torch and diffusers take seconds, and the server answers meanwhile.
-        from sd_inpaint.diffusion import weights
+        from sd_inpaint.diffusion.placement import place
 
-        backend = weights.load(self._settings)
-        self._work.budget.set_fixed(resident_bytes() + _working_bytes(backend) + self._work.workers.size * WORKER_BYTES)
+        self._devices = place(self._settings)
+        if len(self._devices) > 1:
+            return self._load_apart(0)
+        backend = make_backend(self.load, self._settings)
+        self._count_memory(_working_bytes(backend))
         return backend
+
+    def _further(self) -> list[Callable[[], Backend[Any, Any]]]:
+        return [partial(self._load_apart, number) for number in range(1, len(self._devices))]
+
+    def _load_apart(self, number: int) -> Backend[Any, Any]:
+        """Loads a device's model into a process of its own."""
+        self._remote[number] = backend = RemoteBackend(self.load, self._devices[number])
+        self._count_memory(sum(remote.resident_bytes + _working_bytes(remote) for remote in self._remote.values()))
+        return backend
+
+    def _count_memory(self, of_devices: int) -> None:
+        self._work.budget.set_fixed(resident_bytes() + of_devices + self._work.workers.size * WORKER_BYTES)
 
     def _make_queue(self, pace: Pace) -> CanvasQueue:
         return CanvasQueue(

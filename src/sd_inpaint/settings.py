@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     vae_dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     """Number format of the autoencoder; ``auto`` is that of the UNet."""
 
+    workers: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
+    """Devices that paint, each with the model in a process of its own; ``auto`` is one for each CUDA card, and one
+    elsewhere. One alone works in the server's own process."""
+
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of the device loop; unset leaves the choice to torch."""
 

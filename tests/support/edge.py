@@ -13,12 +13,12 @@ from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.engine.lifecycle import Engine, EngineState
 from sd_inpaint.errors import InpaintError
 from sd_inpaint.http.application import Application
+from sd_inpaint.http.service import declare
 from sd_inpaint.imaging.preparation import Preparation, Upload
 from sd_inpaint.picture import Picture
 from sd_inpaint.schema import InpaintRequest, InpaintResult, SchedulerName, Variation
 from sd_inpaint.settings import Settings
 from sd_inpaint.work.picture_work import PictureWork
-from service import declare
 from tests.support.pictures import hole, photo, written
 
 INPAINT = "/sd-inpaint/inpaint"
@@ -76,6 +76,7 @@ class FakeEngine:
         self.backend = None
         self.outcomes: dict[str, int] = {}
         self.waiting_canvases = 0
+        self.devices, self.lost_devices, self.places = 1, 0, 1
         self.waiting_seconds = 0.0
         self.turn_age_seconds = 0.0
 

@@ -49,6 +49,7 @@ class Server(Served):
         address: str = "127.0.0.1",
         port: int | None = None,
         within: tuple[str, ...] = (),
+        serve: tuple[str, ...] = SERVE,
         **settings: str,
     ) -> None:
         super().__init__(f"http://{address}:{port or free_port()}")
@@ -62,7 +63,7 @@ class Server(Served):
         }
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*within, *SERVE, "--host", address, "--port", str(self.port)],
+                [*within, *serve, "--host", address, "--port", str(self.port)],
                 cwd=ROOT,
                 env={**environment, **own, **settings},
                 stdout=output,

@@ -18,7 +18,7 @@ from sd_inpaint.errors import WeightsError
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
 from tests.support.repository import ROOT
-from tools.weights import full_size
+from tools.bench import full_size
 
 UNET_PARAMETERS = 859_535_364
 """Stable Diffusion 1.5's inpainting UNet: the 859,520,964 of the text-to-image one, and five more input channels.
@@ -101,7 +101,7 @@ def test_benchmarks_write_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_it_has_the_real_size_and_paints(tmp_path: Path) -> None:
     """It loads as the real model does, at the real shapes, and paints a picture in float32 on the CPU."""
     folder = tmp_path / "full"
-    command = [sys.executable, "-m", "tools.weights.models", "full-size", folder]
+    command = [sys.executable, "-m", "tools.bench.full_size", folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True)
     assert "2.13 GB" in done.stdout
     assert {path.name for path in folder.rglob("*.safetensors")} == {

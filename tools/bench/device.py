@@ -20,7 +20,7 @@ from sd_inpaint.diffusion.devices import Device, choose_device
 from sd_inpaint.engine.canvas_jobs import CanvasTask
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
-from tools.weights import full_size
+from tools.bench import full_size
 
 WARM_UP_ROUNDS = 1
 

@@ -19,7 +19,7 @@ from sd_inpaint.imaging.codecs import decode_image, decode_mask, encode
 from sd_inpaint.painter import Painter
 from sd_inpaint.schema import InpaintParameters, InpaintRequest
 from sd_inpaint.settings import Settings
-from tools.weights import full_size
+from tools.bench import full_size
 
 HOLE = 300  # pixels a side
 

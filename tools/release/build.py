@@ -21,9 +21,9 @@ from packaging.utils import canonicalize_name
 
 import sd_inpaint
 from sd_inpaint.diffusion import sources
+from sd_inpaint.model_store.store import EPOCH, open_to_all
 from sd_inpaint.settings import DEMO_MODEL
 from tools import ROOT
-from tools.weights.models import EPOCH, open_to_all
 
 REAL = "real"
 VARIANTS = ("cpu", "cuda")

@@ -16,10 +16,10 @@ from typing import Any
 
 import bentoml
 
+from sd_inpaint.model_store.store import EPOCH, open_to_all
 from sd_inpaint.settings import DEFAULT_MODEL
 from tools import ROOT
 from tools.release.build import REAL, VARIANTS
-from tools.weights.models import EPOCH, open_to_all
 
 SUITE = "bookworm"
 """Of Debian; its Python is the one that the locks are made for."""

@@ -29,7 +29,7 @@ CHECKSUMS = "SHA256SUMS"
 """A manifest in the format of ``sha256sum``; where a model's folder has one, each file is checked against it."""
 
 STORE_NAME = "sd-inpaint"
-"""The model's name in BentoML's store, where ``scripts/models`` puts weights; a version is a commit or a digest."""
+"""The model's name in BentoML's store, where ``sd-inpaint models`` puts weights; a version is a commit or a digest."""
 
 FOLDERS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
@@ -123,7 +123,7 @@ def _from_store(tag: str) -> Source:
     if folder is None:
         raise WeightsError(
             f"SD_INPAINT_MODEL={tag} is neither in this Bento nor in BentoML's store.\n"
-            "Add it with scripts/models import; scripts/models list shows the store's contents."
+            "Add it with sd-inpaint models import; sd-inpaint models list shows the store's contents."
         )
     return Source(tag, folder, version if len(version) == COMMIT_LENGTH else None)
 

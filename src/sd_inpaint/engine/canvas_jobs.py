@@ -139,6 +139,7 @@ class CanvasJob:
         began_at: Clock reading when the device first took it; None before.
         ended_at: Clock reading at its end; None before.
         device_seconds: Time the device worked on it.
+        losses: Devices that were lost while it was on them.
         plan: The name of what computes it, the same from its first step to its last; "" before that.
         wants_preview: True makes the loop keep a small picture of the latents every few steps.
         preview: (h, w, 3) uint8, one pixel a latent cell, or None.
@@ -159,6 +160,7 @@ class CanvasJob:
     began_at: float | None = None
     ended_at: float | None = None
     device_seconds: float = 0.0
+    losses: int = 0
     low_memory: bool = False
     plan: str = ""
     wants_preview: bool = False

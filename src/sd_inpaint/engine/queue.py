@@ -1,7 +1,7 @@
 """Which canvases may wait, and which runs next: the bounded queue and its order."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sd_inpaint.engine.admission import Bounds, Held, Holdings
@@ -80,6 +80,10 @@ class CanvasQueue:
 
     One caller's canvases are in :class:`Order`. Between callers, :class:`~sd_inpaint.engine.shares.Shares` decides
     whose turn it is, and :class:`~sd_inpaint.engine.admission.Holdings` how much each may have in the queue.
+
+    Attributes:
+        pace: How fast one device is.
+        devices: How many work on the queue.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class CanvasQueue:
         self._refused: list[_Refused] = []
         self._shares = Shares()
         self.pace = pace
+        self.devices = 1
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -132,7 +137,7 @@ class CanvasQueue:
         """When to come where there is room in so many seconds, but others were refused before."""
         self._refused = [refused for refused in self._refused if refused.returns_at > now]
         before = sum(refused.seconds for refused in self._refused if refused.caller in (None, caller))
-        seconds += min(before, MAX_SPREAD_SECONDS)
+        seconds += min(before / self.devices, MAX_SPREAD_SECONDS)
         if before < MAX_SPREAD_SECONDS:
             # A request that has not been read yet is as long as those that wait, for all that is known.
             waiting = sum(self.pace.seconds(job.steps * job.task.megapixel_passes_per_step) for job in self._jobs)
@@ -179,7 +184,9 @@ class CanvasQueue:
         ended = {job.caller for job in jobs if job.ended}
         self._shares.serve(of_callers, ended=ended, waiting={job.caller for job in self._jobs})
 
-    def next_batch(self, max_batch: int, plan: str = "") -> list[CanvasJob]:
+    def next_batch(
+        self, max_batch: int, plan: str = "", *, among: Callable[[CanvasJob], bool] = lambda job: True
+    ) -> list[CanvasJob]:
         """Returns the jobs for the next UNet call: of those that are ready the one whose turn it is, and its mates.
 
         Mates have its canvas size and its plan.
@@ -187,8 +194,9 @@ class CanvasQueue:
         Args:
             max_batch: How many at most.
             plan: What computes jobs that begin now.
+            among: Whether a job may be one of them.
         """
-        ranked = [job for job in self._ranked() if job.is_ready]
+        ranked = [job for job in self.ranked() if job.is_ready and among(job)]
         if not ranked:
             return []
         leader = ranked[0]
@@ -200,23 +208,27 @@ class CanvasQueue:
 
     def nearest(self, count: int) -> list[CanvasJob]:
         """Returns those that go first, ready or not."""
-        return self._ranked()[:count]
+        return self.ranked()[:count]
 
     def position(self, job: CanvasJob) -> int:
-        """Returns how many jobs go before this one."""
-        return len(self._ahead(job))
+        """Returns how many jobs have to end, or pause, before this one runs."""
+        return max(0, len(self._ahead(job)) + 1 - self.devices)
+
+    def backlog_seconds(self) -> float:
+        """Returns how long the devices need for all of them."""
+        return self.pace.seconds(sum(job.remaining_megapixel_passes for job in self._jobs)) / self.devices
 
     def seconds_left(self, job: CanvasJob) -> float:
         """Returns an estimate, in seconds, of when this job ends if no others arrive."""
         ahead = sum(other.remaining_megapixel_passes for other in self._ahead(job))
-        return self.pace.seconds(ahead + job.remaining_megapixel_passes)
+        return self.pace.seconds(ahead / self.devices + job.remaining_megapixel_passes)
 
     def _ahead(self, job: CanvasJob) -> list[CanvasJob]:
         """Those before a job; none, if it has ended meanwhile."""
-        ranked = self._ranked()
+        ranked = self.ranked()
         return ranked[: ranked.index(job)] if job in ranked else []
 
-    def _ranked(self) -> list[CanvasJob]:
+    def ranked(self) -> list[CanvasJob]:
         """All jobs as they are served if no others arrive."""
         ranked = sorted(self._jobs, key=lambda job: (job.rank, job.number))
         callers = {job.caller for job in ranked}
@@ -238,8 +250,8 @@ class CanvasQueue:
         """Walks through the queue in its order until enough of it is done."""
         holdings = Holdings.of(self._jobs, self._bounds)
         seconds = 0.0
-        for job in self._ranked():
-            seconds += self.pace.seconds(job.remaining_megapixel_passes)
+        for job in self.ranked():
+            seconds += self.pace.seconds(job.remaining_megapixel_passes) / self.devices
             holdings.remove(job)
             if holdings.has_room(caller, weight, more):
                 break

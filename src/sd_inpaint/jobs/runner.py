@@ -446,7 +446,7 @@ class JobRunner:
         engine = self._painter.engine
         if self._is_draining or engine.state is not EngineState.READY or engine.backend is None:
             return False
-        if sum(run.is_claimed for run in self._runs.values()) >= max(CLAIMED_AT_ONCE, engine.backend.max_batch):
+        if sum(run.is_claimed for run in self._runs.values()) >= max(CLAIMED_AT_ONCE, engine.places):
             return False
         claimed = await asyncio.to_thread(self._opened.claim, self._owner)
         if claimed is None:

@@ -80,12 +80,13 @@ READY = Metric("gauge", "sd_inpaint_ready", "1 if requests are taken now, else 0
 PROBLEM = Metric(
     "gauge",
     "sd_inpaint_problem",
-    "1 while requests are served and this is wrong: state_unavailable, disk_low, memory_high or loop_stalled",
+    "1 while served and this is wrong: state_unavailable, disk_low, memory_high, loop_stalled or device_lost",
     label="problem",
     across="livemax",
 )
+DEVICES = Metric("gauge", "sd_inpaint_devices", "Devices, by state: working, or lost and being loaded", label="state")
 QUEUE_SECONDS = Metric(
-    "gauge", "sd_inpaint_queue_seconds", "Seconds of work waiting or running, at the device's measured pace"
+    "gauge", "sd_inpaint_queue_seconds", "Seconds of work waiting or running, at the devices' measured pace"
 )
 QUEUE_CANVASES = Metric("gauge", "sd_inpaint_queue_jobs", "Canvases waiting or running")
 CANVASES_ENDED = Metric(

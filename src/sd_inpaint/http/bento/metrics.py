@@ -15,6 +15,7 @@ from sd_inpaint.telemetry.metrics import (
     ACCEPTED_JOBS,
     CANVASES_ENDED,
     DEVICE_BYTES,
+    DEVICES,
     HELD_BYTES,
     MAX_BYTES,
     PROBLEM,
@@ -115,6 +116,8 @@ class Gauges:
     def _sample_engine(self) -> None:
         engine = self._painter.engine
         READY.set(engine.state is EngineState.READY)
+        DEVICES.set(engine.devices, "working")
+        DEVICES.set(engine.lost_devices, "lost")
         TURN_AGE_SECONDS.set(engine.turn_age_seconds)
         QUEUE_SECONDS.set(engine.waiting_seconds)
         QUEUE_CANVASES.set(engine.waiting_canvases)

@@ -4,6 +4,7 @@
 of the real thing. The same seed gives the same files.
 """
 
+import argparse
 import math
 import shutil
 import sys
@@ -20,53 +21,13 @@ from transformers.utils import logging as transformers_logging
 
 import sd_inpaint
 from sd_inpaint.diffusion import sources
-from sd_inpaint.errors import WeightsError
+from sd_inpaint.errors import InpaintError, WeightsError
+from sd_inpaint.model_store.stable_diffusion import SCHEDULER, TEXT_ENCODER, UNET, VAE
 from tools import ROOT
 
 FOLDER = ROOT / "build" / "full_size_model"
 """Where benchmarks have it."""
 
-# Source: the config.json files of stable-diffusion-v1-5/stable-diffusion-inpainting at 8a4288a7.
-UNET: dict[str, Any] = {
-    "in_channels": 9,
-    "out_channels": 4,
-    "sample_size": 64,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 2,
-    "attention_head_dim": 8,
-    "cross_attention_dim": 768,
-}
-VAE: dict[str, Any] = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "sample_size": 512,
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
-}
-TEXT_ENCODER: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 768,
-}
-SCHEDULER: dict[str, Any] = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
 TOKENIZER = Path(sd_inpaint.__file__).parent / "demo_model" / "tokenizer"
 
 SCHEDULERS: dict[str, Any] = {
@@ -74,6 +35,19 @@ SCHEDULERS: dict[str, Any] = {
     "ddim": (DDIMScheduler, SCHEDULER | {"clip_sample": False}),
 }
 """Name → class and config."""
+
+
+def main() -> None:
+    """Writes one into a folder; the store is not touched."""
+    parser = argparse.ArgumentParser(prog="scripts/models full-size", description=__doc__)
+    parser.add_argument("folder", type=Path, help="target folder; must be empty or not exist")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: %(default)s)")
+    parser.add_argument("--scheduler", choices=tuple(SCHEDULERS), default="pndm", help="(default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        write(args.folder, scheduler=args.scheduler, seed=args.seed)
+    except InpaintError as error:
+        sys.exit(str(error))
 
 
 def for_benchmarks() -> Path:
@@ -171,3 +145,7 @@ def _show(name: str, share: float, seconds: float, *, last: bool) -> None:
     if sys.stdout.isatty() or last:
         end = "\n" if last else ""
         print(f"\r{name:12} {share:4.0%}  {seconds:3.0f} s", end=end, flush=True)
+
+
+if __name__ == "__main__":
+    main()

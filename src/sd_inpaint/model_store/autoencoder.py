@@ -90,7 +90,7 @@ def _convert(pickle: Path, target: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from tools.weights.single_file import UNREADABLE
+    from sd_inpaint.model_store.single_file import UNREADABLE
 
     try:
         held = torch.load(pickle, map_location="cpu", weights_only=True)

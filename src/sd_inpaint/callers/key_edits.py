@@ -1,18 +1,16 @@
-"""Adds, lists, rotates and revokes named API keys: see scripts/keys. What the file means is in callers/key_file.py."""
+"""Changes to the operator's file of named API keys, whose comments stay. What the file means is in ``key_file``."""
 
-import argparse
 import contextlib
 import datetime as dt
 import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sd_inpaint.callers.key_file import LIMITS, KeyEntry, digest, parse_entries, read_text
 from sd_inpaint.errors import SettingsError
-from sd_inpaint.settings import Settings
 
 KEY_PREFIX = "sdi_"
 """By which scanners for leaked secrets find a key."""
@@ -25,66 +23,28 @@ OVERLAP_HOURS = 24.0
 
 _HEADER = re.compile(r"^[ \t]*\[\[[ \t]*key[ \t]*\]\]", re.MULTILINE)
 
-HELP = {
-    "requests_per_minute": "of any kind but probes; 0 is no limit",
-    "concurrency": "requests and unfinished jobs at once; 0 is no limit",
-    "megapixel_steps_per_hour": "work of the device; a 512×512 canvas at 50 steps is 13; 0 is no limit",
-    "kept_bytes": "disk space for uploads and results; 0 is no limit",
-    "share": "of the device, compared with the 1 of others",
-}
 
+def change(path: Path, edit: Callable[[str], tuple[str, str]], *, may_be_new: bool = False) -> str:
+    """Changes the file while no other command does; one that cannot be changed rightly stays as it is.
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; a failure is one line and exit code 1."""
-    args = _parser().parse_args(arguments)
-    try:
-        path = (args.file or _set_path()).resolve()
-        if args.command == "list":
-            list_keys(parse_entries(read_text(path)))
-            return
-        with _locked(path.parent):
-            text = read_text(path) if path.exists() or args.command != "add" else ""
-            if args.command == "add":
-                limits = {name: value for name in LIMITS if (value := getattr(args, name)) is not None}
-                text, key = add(text, args.name, limits, args.expires_days)
-            elif args.command == "rotate":
-                text, key = rotate(text, args.name, args.overlap_hours)
-            else:
-                text, key = revoke(text, args.name), ""
-            parse_entries(text)
-            write(path, text)
-        if key:
-            print(key)
-            print(f"This is the only time that the key of {args.name} is shown.", file=sys.stderr)
-    except SettingsError as error:
-        sys.exit(str(error))
-    except OSError as error:
-        sys.exit(f"{error.filename}: {error.strerror}.")
+    Args:
+        path: The file, or a link to it.
+        edit: Makes the file's new text, and a key or nothing, of its text.
+        may_be_new: Whether a file that is not there counts as empty.
 
+    Returns:
+        The key.
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts/keys", description=__doc__)
-    parser.add_argument("--file", type=Path, help="by default that of SD_INPAINT_API_KEYS_FILE")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("add", help="make a key and show it, this once")
-    command.add_argument("name")
-    command.add_argument("--expires-days", type=float, metavar="N", help="by default it does not expire")
-    for name in LIMITS:
-        kind = int if name in ("concurrency", "kept_bytes") else float
-        command.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=HELP[name])
-    command = commands.add_parser("rotate", help="make another key for a name, and let the old ones end")
-    command.add_argument("name")
-    command.add_argument("--overlap-hours", type=float, default=OVERLAP_HOURS, metavar="N", help="(%(default)g)")
-    commands.add_parser("revoke", help="take back every key of a name").add_argument("name")
-    commands.add_parser("list", help="show names, times and limits")
-    return parser
-
-
-def _set_path() -> Path:
-    path = Settings.read().api_keys_file
-    if path is None:
-        raise SettingsError("SD_INPAINT_API_KEYS_FILE is not set. Set it, or name a file: scripts/keys --file FILE …")
-    return path
+    Raises:
+        SettingsError: If the file or the change is not valid.
+        OSError: If it cannot be written.
+    """
+    path = path.resolve()
+    with _locked(path.parent):
+        text, key = edit("" if may_be_new and not path.exists() else read_text(path))
+        parse_entries(text)
+        write(path, text)
+    return key
 
 
 def add(text: str, name: str, limits: dict[str, float], expires_days: float | None = None) -> tuple[str, str]:
@@ -94,7 +54,7 @@ def add(text: str, name: str, limits: dict[str, float], expires_days: float | No
         SettingsError: If the name has a key.
     """
     if any(entry.name == name for entry in parse_entries(text)):
-        raise SettingsError(f"{name} has a key. For another one: scripts/keys rotate {name}.")
+        raise SettingsError(f"{name} has a key. For another one: sd-inpaint keys rotate {name}.")
     expires = None if expires_days is None else _now() + dt.timedelta(days=expires_days)
     return _with_key(text, name, limits, expires)
 
@@ -107,7 +67,7 @@ def rotate(text: str, name: str, overlap_hours: float = OVERLAP_HOURS) -> tuple[
     """
     good = [e for e in parse_entries(text) if e.name == name and (e.expires is None or e.expires > _now())]
     if not good:
-        raise SettingsError(f"{name} has no key that is good. For a first one: scripts/keys add {name}.")
+        raise SettingsError(f"{name} has no key that is good. For a first one: sd-inpaint keys add {name}.")
     ends = _now() + dt.timedelta(hours=overlap_hours)
     pieces = _split(text)
     for place, (entry, piece) in enumerate(pieces):
@@ -129,18 +89,6 @@ def revoke(text: str, name: str) -> str:
     if len(kept) == len(pieces):
         raise SettingsError(f"{name} has no key.")
     return "".join(kept)
-
-
-def list_keys(entries: Sequence[KeyEntry]) -> None:
-    """Prints a line for each key."""
-    for entry in entries:
-        has_ended = entry.expires is not None and entry.expires <= _now()
-        expires = (
-            "" if entry.expires is None else f"{'expired' if has_ended else 'expires'} {entry.expires:%Y-%m-%d %H:%M}"
-        )
-        created = "" if entry.created is None else f"created {entry.created:%Y-%m-%d %H:%M}"
-        limits = (f"{name}={getattr(entry, name):g}" for name in LIMITS if getattr(entry, name) is not None)
-        print("  ".join(filter(None, [entry.name, created, expires, *limits])))
 
 
 def write(path: Path, text: str) -> None:
@@ -223,7 +171,3 @@ def _written(time: dt.datetime) -> str:
 
 def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC).replace(microsecond=0)
-
-
-if __name__ == "__main__":
-    main()

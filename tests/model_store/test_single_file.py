@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from sd_inpaint.diffusion import weights
 from sd_inpaint.engine.canvas_jobs import CanvasTask
 from sd_inpaint.errors import WeightsError
+from sd_inpaint.model_store.single_file import convert
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
 from tests.support.hub import models
 from tests.support.ldm import TEXT_ENCODER, UNET, VAE, single_file
 from tests.support.repository import ROOT
 from tests.support.tiny_model import make_tokenizer
-from tools.weights.single_file import convert
 
 PARTS = ("unet", "vae", "text_encoder")
 

@@ -1,4 +1,4 @@
-"""``scripts/models``: weights from the Hub, or from a folder, into BentoML's store, and from there into a Bento."""
+"""``sd-inpaint models``: weights from the Hub, or from a folder, into BentoML's store, and from there into a Bento."""
 
 import json
 import os
@@ -166,7 +166,7 @@ def test_import_refuses_what_is_no_model(store: Path, tmp_path: Path) -> None:
 
 def test_model_that_is_not_in_the_store_is_told(store: Path) -> None:
     """A version that nobody imported is a sentence that says how to see what is there."""
-    with pytest.raises(WeightsError, match="scripts/models list"):
+    with pytest.raises(WeightsError, match="sd-inpaint models list"):
         sources.locate(Settings(_env_file=None, model="sd-inpaint:nowhere"))  # type: ignore[call-arg]  # as above
     done = run("scripts/build", "--model", "real")
     assert done.returncode == 1

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 import sd_inpaint
 from sd_inpaint.diffusion import sources
 from sd_inpaint.errors import WeightsError
-from tools.weights.full_size import SCHEDULER, TEXT_ENCODER, UNET, VAE
+from sd_inpaint.model_store.stable_diffusion import SCHEDULER, TEXT_ENCODER, UNET, VAE
 
 SAFE, PICKLE = ".safetensors", ".ckpt"
 
@@ -37,7 +37,7 @@ OTHER_KINDS = {
     "model.diffusion_model.double_blocks.": "is Flux",
     "lora_": "is a LoRA, which changes a model but is not one",
     "control_model.": "is a ControlNet, which steers a model but is not one",
-    "down_blocks.": "is one part of a model in diffusers' layout, whose whole folder scripts/models import takes",
+    "down_blocks.": "is one part of a model in diffusers' layout, whose whole folder sd-inpaint models import takes",
 }
 """How names in files begin that hold something else, and what that is."""
 
@@ -183,7 +183,7 @@ def lay_out(file: Path, source: Path | None, target: Path) -> dict[str, bytes]:
     if source is None or not (source / "tokenizer").is_dir():
         raise WeightsError(
             f"{file} has no tokenizer, like every checkpoint, and {source or 'this machine'} has none either.\n"
-            "Run scripts/models pull, or name a model or a folder with tokenizer/ in it: --config-from FOLDER."
+            "Run sd-inpaint models pull, or name a model or a folder with tokenizer/ in it: --config-from FOLDER."
         )
     target.mkdir(parents=True)
     shutil.copytree(source / "tokenizer", target / "tokenizer")

@@ -1,17 +1,19 @@
-"""``scripts/keys``: what it writes into the file, and what it leaves alone."""
+"""``sd-inpaint keys``: what it prints, and what it refuses."""
 
 import datetime as dt
+import json
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sd_inpaint.callers.key_file import digest, parse_entries, read_keys
+from sd_inpaint.cli.application import app
 from sd_inpaint.errors import SettingsError
 from tests.support.repository import ROOT
-from tools import keys
 
 HAND_WRITTEN = """\
 # The keys of our service.
@@ -31,7 +33,7 @@ name = "batch"
 def run(path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Runs the command as the script does."""
     return subprocess.run(
-        [sys.executable, "-m", "tools.keys", "--file", path, *arguments],
+        [sys.executable, "-m", "sd_inpaint", "keys", arguments[0], "--file", path, *arguments[1:]],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -64,13 +66,6 @@ def test_add_shows_the_key_once(tmp_path: Path) -> None:
     assert kept.digest.hex()[:8] not in listed.stdout
 
 
-def test_keys_are_different() -> None:
-    """Each key is new, and long enough that nobody finds it by trying."""
-    made = {keys.add("", "app", {})[1] for _ in range(100)}
-    assert len(made) == 100
-    assert all(len(key.removeprefix(keys.KEY_PREFIX)) * 6 >= 256 for key in made)
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -94,55 +89,25 @@ def test_refusals_change_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> 
     assert path.read_text() == HAND_WRITTEN
 
 
-def test_rotate() -> None:
-    """A rotated name has a new key with the same limits, and the old one for a while; comments stay."""
-    text, key = keys.rotate(HAND_WRITTEN, "app", overlap_hours=2)
-    old, other, new = parse_entries(text)
-    assert (old.name, other.name, new.name) == ("app", "batch", "app")
-    assert (other.expires, new.expires, new.requests_per_minute) == (None, None, 60)
-    assert old.expires is not None
-    in_two_hours = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
-    assert abs(old.expires - in_two_hours) < dt.timedelta(minutes=1)
-    assert new.sha256 == digest(key.encode()).hex()
-    for comment in ("# The keys of our service.", "# The app.  Ask Ann.", "# in both stores"):
-        assert comment in text
-    again, _ = keys.rotate(text, "app", overlap_hours=24)
-    assert parse_entries(again)[0].expires == old.expires, "a key that ends soon does not end later"
-
-
-def test_revoke() -> None:
-    """Every key of a name goes, with the comment above it; all else stays as it is written."""
-    rotated, _ = keys.rotate(HAND_WRITTEN, "app")
-    text = keys.revoke(rotated, "app")
-    assert [entry.name for entry in parse_entries(text)] == ["batch"]
-    assert text.startswith("# The keys of our service.\n\n[[ key ]]\n")
-    assert "Ann" not in text
-    assert parse_entries(keys.revoke(text, "batch")) == ()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f'key = [{{name = "app", sha256 = "{digest(b"a").hex()}"}}]\n',
-        HAND_WRITTEN + '# """\n[[key]] # [[key]]\nname = """app\n"""\n',
-    ],
-)
-def test_other_forms_are_left_alone(text: str) -> None:
-    """A file that the command would not change rightly is refused, not spoiled."""
-    with pytest.raises(SettingsError):
-        keys.revoke(text, "app")
-
-
 def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """By default, the file is the setting's; a link to it stays one."""
     path, link = tmp_path / "real.toml", tmp_path / "link.toml"
     path.write_text(HAND_WRITTEN)
     link.symlink_to(path)
     monkeypatch.setenv("SD_INPAINT_API_KEYS_FILE", str(link))
-    keys.main(["revoke", "app"])
+    assert CliRunner().invoke(app, ["keys", "revoke", "app"]).exit_code == 0
     assert link.is_symlink()
     assert [entry.name for entry in parse_entries(path.read_text())] == ["batch"]
     monkeypatch.delenv("SD_INPAINT_API_KEYS_FILE")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="SD_INPAINT_API_KEYS_FILE is not set"):
-        keys.main(["list"])
+    refused = CliRunner().invoke(app, ["keys", "list"]).exception
+    assert isinstance(refused, SettingsError)
+    assert "SD_INPAINT_API_KEYS_FILE is not set" in str(refused)
+
+
+def test_list_for_programs(tmp_path: Path) -> None:
+    """With ``--json`` each key is an object with its limits, and nothing of its digest."""
+    path = tmp_path / "keys.toml"
+    path.write_text(HAND_WRITTEN)
+    done = CliRunner().invoke(app, ["keys", "list", "--file", str(path), "--json"])
+    assert json.loads(done.stdout) == [{"name": "app", "requests_per_minute": 60.0}, {"name": "batch"}]

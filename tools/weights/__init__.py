@@ -1,1 +1,0 @@
-"""Weights in BentoML's store: pulled, imported, converted, verified."""
