@@ -241,7 +241,9 @@ class TestDependencies:
         lock = ROOT / "requirements" / f"{name}.txt"
         locked = pins(lock)
         extras = PYPROJECT["project"]["optional-dependencies"]
-        wanted = [Requirement(line) for line in [*PYPROJECT["project"]["dependencies"], *extras["c2pa"]]]
+        wanted = [
+            Requirement(line) for line in [*PYPROJECT["project"]["dependencies"], *extras["c2pa"], *extras["postgres"]]
+        ]
         if name == "dev":
             wanted += [Requirement(line) for line in extras["dev"]]
         for requirement in wanted:
@@ -266,7 +268,7 @@ class TestDependencies:
     def test_every_import_is_a_declared_dependency(self, extra: str) -> None:
         """Nothing is imported that only comes along with something else."""
         extras = PYPROJECT["project"]["optional-dependencies"]
-        lines = [*PYPROJECT["project"]["dependencies"], *extras["c2pa"]]
+        lines = [*PYPROJECT["project"]["dependencies"], *extras["c2pa"], *extras["postgres"]]
         paths = [ROOT / "service.py", *(ROOT / "src").rglob("*.py")]
         if extra:
             lines += extras[extra]

@@ -23,6 +23,7 @@ from sd_inpaint.imaging.preparation import (
 )
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.telemetry.tracing import record, span
+from sd_inpaint.work.fair_line import NOBODY, Share
 from sd_inpaint.work.memory_budget import AHEAD_SHARE, RETRY_SECONDS, Reservation
 from sd_inpaint.work.picture_work import PictureWork
 
@@ -76,6 +77,7 @@ class AdmittedRequest:
         preparation: The pixels; None while they wait in their files.
         waited_seconds: How long it has waited to be decoded.
         holds_all: Whether all memory is reserved that it will take.
+        share: Whose it is, where callers wait for memory and for decoding.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class AdmittedRequest:
         read: Callable[[], Upload] | None,
         preparation: Preparation | None,
         held: Reservation | None,
+        share: Share = NOBODY,
     ) -> None:
+        self.share = share
         self.parameters = parameters
         self.outline = known
         self.read = read
@@ -160,7 +164,7 @@ class Admission:
         self._waiting: dict[str, Counter[str]] = {}
 
     async def admit(
-        self, upload: Upload, limits: CanvasLimits, *, force: bool = False, caller: str = ""
+        self, upload: Upload, limits: CanvasLimits, *, force: bool = False, share: Share = NOBODY
     ) -> AdmittedRequest:
         """Decodes and checks a request. Cancelling the awaiting task ends the work at once.
 
@@ -170,68 +174,74 @@ class Admission:
             upload: The files.
             limits: Of the model and its device.
             force: True waits, however many others do.
-            caller: Whose request, as a label; one caller alone does not keep others from waiting.
+            share: Whose request; one caller alone does not keep others from waiting, nor make them wait long.
 
         Raises:
             InvalidImageError, InvalidMaskError, SizeMismatchError, ImageTooLargeError: If it cannot be served.
             QueueFullError: If too many others wait to be decoded.
         """
         came_at = time.monotonic()
-        with self._counted("measured", caller, force=force):
-            pixels = await self._measure(upload)
+        with self._counted("measured", share, force=force):
+            pixels = await self._measure(upload, share)
         # Small pictures have a line of their own: no number of large ones keeps them out.
         kind = "heavy" if _is_heavy(upload, pixels) else "light"
-        with self._counted(kind, caller, force=force):
+        with self._counted(kind, share, force=force):
             self._pool.check_fits(_whole_bytes(pixels, upload.parameters.num_images))
-            with await self._pool.wait(_decode_bytes(pixels)):
+            with await self._pool.wait(_decode_bytes(pixels), share=share):
                 record("admission", came_at, time.monotonic())
                 held = self._try_hold_ahead(pixels)
                 try:
                     if held is None:
-                        known = await self._run(outline_upload, upload, limits, pixels)
-                        return AdmittedRequest(upload.parameters, known, lambda: upload, None, None)
-                    preparation = await self._run(prepare_upload, upload, limits, pixels)
+                        known = await self._run(outline_upload, upload, limits, pixels, share)
+                        return AdmittedRequest(upload.parameters, known, lambda: upload, None, None, share)
+                    preparation = await self._run(prepare_upload, upload, limits, pixels, share)
                 except BaseException:
                     if held is not None:
                         held.release()
                     raise
-                return AdmittedRequest(upload.parameters, outline(preparation), None, preparation, held)
+                return AdmittedRequest(upload.parameters, outline(preparation), None, preparation, held, share)
 
     async def bring(self, admitted: AdmittedRequest, limits: CanvasLimits) -> Preparation:
         """Returns the pixels of a request whose turn is near; decodes them if they are still in their files."""
         if admitted.read is not None:
             # All that it will take to its end: a request that holds pixels while it waits for more may wait for ever.
             width, height = admitted.size
-            admitted.hold_all(
-                await self._pool.wait(_whole_bytes(width * height, admitted.parameters.num_images), is_urgent=True)
-            )
+            whole = _whole_bytes(width * height, admitted.parameters.num_images)
+            admitted.hold_all(await self._pool.wait(whole, is_urgent=True, share=admitted.share))
             upload = await asyncio.to_thread(admitted.read)
-            admitted.preparation = await self._run(prepare_upload, upload, limits, width * height, is_urgent=True)
+            admitted.preparation = await self._run(
+                prepare_upload, upload, limits, width * height, admitted.share, is_urgent=True
+            )
             admitted.read = None
         assert admitted.preparation is not None  # noqa: S101  # there are pixels where there are no files
         return admitted.preparation
 
-    async def read(self, read: ReadPicture[T], image: bytes, max_pixels: int, caller: str = "") -> T:
+    async def read(self, read: ReadPicture[T], image: bytes, max_pixels: int, share: Share = NOBODY) -> T:
         """Has a function read one picture, within the same bounds; raises as :meth:`admit` does."""
         upload = Upload(image, None, InpaintParameters(prompt=""), max_pixels)
-        with self._counted("measured", caller, force=False):
-            pixels = await self._measure(upload)
+        with self._counted("measured", share, force=False):
+            pixels = await self._measure(upload, share)
         kind = "heavy" if _is_heavy(upload, pixels) else "light"
-        with self._counted(kind, caller, force=False), await self._pool.wait(_decode_bytes(pixels)):
-            return await self._work.workers.run(partial(read, max_pixels=max_pixels), image, **_bounds(upload, pixels))
+        with self._counted(kind, share, force=False), await self._pool.wait(_decode_bytes(pixels), share=share):
+            return await self._work.workers.run(
+                partial(read, max_pixels=max_pixels), image, share=share, **_bounds(upload, pixels)
+            )
 
     async def make_room_for_results(self, admitted: AdmittedRequest) -> None:
         """Waits for the memory that the request's results take, before they are put together."""
         if not admitted.holds_all:
             width, height = admitted.size
-            admitted.hold_all(
-                await self._pool.wait(_finish_bytes(width * height, admitted.parameters.num_images), is_urgent=True)
-            )
+            size = _finish_bytes(width * height, admitted.parameters.num_images)
+            admitted.hold_all(await self._pool.wait(size, is_urgent=True, share=admitted.share))
 
-    async def _measure(self, upload: Upload) -> int:
-        is_heavy = upload.size_bytes > _HEAVY_UPLOAD_BYTES
+    async def _measure(self, upload: Upload, share: Share) -> int:
         return await self._work.workers.run(
-            Upload.pixels, upload, cpu_seconds=_MEASURE_CPU_SECONDS, memory_bytes=_MEASURE_BYTES, is_heavy=is_heavy
+            Upload.pixels,
+            upload,
+            cpu_seconds=_MEASURE_CPU_SECONDS,
+            memory_bytes=_MEASURE_BYTES,
+            is_heavy=upload.size_bytes > _HEAVY_UPLOAD_BYTES,
+            share=share,
         )
 
     async def _run(
@@ -240,6 +250,7 @@ class Admission:
         upload: Upload,
         limits: CanvasLimits,
         pixels: int,
+        share: Share,
         *,
         is_urgent: bool = False,
     ) -> T:
@@ -250,6 +261,7 @@ class Admission:
                 upload,
                 limits,
                 is_urgent=is_urgent,
+                share=share,
                 **_bounds(upload, pixels),
             )
 
@@ -260,7 +272,8 @@ class Admission:
             return None
 
     @contextmanager
-    def _counted(self, stage: str, caller: str, *, force: bool) -> Iterator[None]:
+    def _counted(self, stage: str, share: Share, *, force: bool) -> Iterator[None]:
+        caller = share.caller
         with self._lock:
             waiting = self._waiting.setdefault(stage, Counter())
             if not force and not has_place(waiting, caller, self._max_waiting):

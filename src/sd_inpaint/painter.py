@@ -40,6 +40,7 @@ from sd_inpaint.schema import (
 )
 from sd_inpaint.settings import Settings
 from sd_inpaint.telemetry.tracing import record, span
+from sd_inpaint.work.fair_line import Share
 from sd_inpaint.work.memory_budget import resident_bytes
 from sd_inpaint.work.picture_work import PictureWork
 from sd_inpaint.work.worker_pool import WORKER_BYTES
@@ -98,7 +99,7 @@ class Painter:
         """Returns facts about the model and this server's limits; those not known yet are None."""
         settings, backend = self._settings, self.engine.backend
         loaded = backend.info if backend else {}
-        unknown = ("revision", "device", "dtype", "plan", "native_size", "max_batch", "max_canvas_pixels", "files")
+        unknown = ("revision", "device", "dtype", "plan", "native_size", "max_batch", "max_canvas_pixels", "files", "subjects")
         return {
             "version": __version__,
             "model": settings.model_name,
@@ -178,7 +179,7 @@ class Painter:
         with _counted(run.jobs, caller, force=force):
             loop.submit(run.jobs, deadline_seconds=min(deadline_seconds or longest, longest), force=force)
             if progress is not None:
-                progress.follow(run.pictures, loop, run.assemble)
+                progress.follow(run.pictures, loop, run.assemble, request.canvases)
             # 3. Bring their pixels when their turn is near, and wait for them.
             try:
                 await _wait(run.jobs, loop, self._bring(run, loop))
@@ -210,8 +211,8 @@ class Painter:
         Raises:
             InpaintError: Whatever keeps it from being painted, but for the place in the device's queue.
         """
-        label = (caller or _nobody()).caller
-        return await self._admission.admit(upload, self.engine.ready_loop().backend.limits, force=force, caller=label)
+        limits = self.engine.ready_loop().backend.limits
+        return await self._admission.admit(upload, limits, force=force, share=_share(caller))
 
     async def read_picture(self, read: ReadPicture[T], image: bytes, caller: Usage | None = None) -> T:
         """Has a function of a module read a caller's picture in its turn; it takes ``max_pixels`` by name.
@@ -219,8 +220,7 @@ class Painter:
         Raises:
             InpaintError: As :meth:`admit` does.
         """
-        label = (caller or _nobody()).caller
-        return await self._admission.read(read, image, self._settings.max_pixels, label)
+        return await self._admission.read(read, image, self._settings.max_pixels, _share(caller))
 
     async def make_room_for_results(self, request: AdmittedRequest) -> None:
         """Waits for the memory that the request's results take, before they are put together."""
@@ -370,6 +370,11 @@ def _counted(jobs: Sequence[CanvasJob], caller: Usage, *, force: bool) -> Iterat
 
 def _nobody() -> Usage:
     return Usage(Accounts().of(NOBODY))
+
+
+def _share(usage: Usage | None) -> Share:
+    usage = usage or _nobody()
+    return Share(usage.caller, usage.share)
 
 
 async def _wait(jobs: Sequence[CanvasJob], loop: DeviceLoop[Any, Any], bringing: Coroutine[Any, Any, None]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasState, CanvasTask
 from sd_inpaint.engine.loop import DeviceLoop
 from sd_inpaint.imaging import geometry
+from sd_inpaint.imaging.geometry import Canvas
 from sd_inpaint.picture import Picture
 
 
@@ -34,6 +35,20 @@ class ProgressSnapshot:
     seconds_left: float | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Preview:
+    """A small picture of one canvas as far as it is.
+
+    Attributes:
+        pixels: (h, w, 3) uint8.
+        region: left, top, right, bottom of what it shows, in the picture's pixels; beyond the picture where the canvas
+            is padded. None where nobody knows.
+    """
+
+    pixels: np.ndarray
+    region: tuple[float, float, float, float] | None
+
+
 class Progress:
     """A view of one request: filled by :meth:`sd_inpaint.painter.Painter.paint`, read by any thread.
 
@@ -51,12 +66,14 @@ class Progress:
         self._pictures: Sequence[Sequence[CanvasJob]] = ()
         self._loop: DeviceLoop[Any, Any] | None = None
         self._assemble: Callable[[Sequence[np.ndarray]], Picture] | None = None
+        self._canvases: Sequence[Canvas] = ()
 
     def follow(
         self,
         pictures: Sequence[Sequence[CanvasJob]],
         loop: DeviceLoop[Any, Any],
         assemble: Callable[[Sequence[np.ndarray]], Picture],
+        canvases: Sequence[Canvas] = (),
     ) -> None:
         """Ties this window to a request.
 
@@ -64,9 +81,10 @@ class Progress:
             pictures: The canvases of each picture.
             loop: Where they are.
             assemble: One picture's painted canvases → that picture.
+            canvases: Where each canvas of a picture is.
         """
         with self._lock:
-            self._pictures, self._loop, self._assemble = pictures, loop, assemble
+            self._pictures, self._loop, self._assemble, self._canvases = pictures, loop, assemble, canvases
         self.admitted.set()
 
     def snapshot(self) -> ProgressSnapshot:
@@ -84,12 +102,18 @@ class Progress:
         left = max(loop.seconds_left(job) for job in waiting)
         return ProgressSnapshot("running" if running else "queued", step, steps, position, left)
 
-    def preview(self) -> np.ndarray | None:
-        """Returns the newest small picture of the latents, (h, w, 3) uint8, or None."""
+    def preview(self) -> Preview | None:
+        """Returns the newest small picture of the latents, or None."""
         with self._lock:
+            canvases = self._canvases or [None] * len(self._pictures[0] if self._pictures else ())
             # The canvases in the order of the queue: those of one place side by side, a picture each.
-            jobs = chain.from_iterable(zip(*self._pictures, strict=True))
-            previews = [job.preview for job in jobs if job.preview is not None]
+            places = zip(canvases, zip(*self._pictures, strict=True), strict=True)
+            previews = [
+                Preview(job.preview, None if canvas is None else canvas.extent)
+                for canvas, jobs in places
+                for job in jobs
+                if job.preview is not None
+            ]
         return previews[-1] if previews else None
 
     def partial(self) -> Picture | None:

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from sd_inpaint import environment
 from sd_inpaint.errors import SettingsError
 
 DEFAULT_MODEL = "runwayml/stable-diffusion-inpainting"
@@ -269,8 +270,9 @@ class Settings(BaseSettings):
             SettingsError: If a value is out of bounds or a ``SD_INPAINT_*`` name is unknown; the message names it.
         """
         known = {_setting_name((name,)) for name in cls.model_fields}
+        others = known | {environment.KEY, environment.SERVER}
         names = {*os.environ, *(dotenv_values(env_file) if env_file else ())}
-        unknown = sorted(n for n in names if n.upper().startswith(ENV_PREFIX) and n.upper() not in known)
+        unknown = sorted(n for n in names if n.upper().startswith(ENV_PREFIX) and n.upper() not in others)
         if unknown:
             raise SettingsError(f"Unknown setting {', '.join(unknown)}. Known settings: {', '.join(sorted(known))}.")
         try:

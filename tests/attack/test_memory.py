@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from sd_inpaint.errors import ImageTooLargeError, QueueFullError
+from sd_inpaint.work.fair_line import Share
 from sd_inpaint.work.memory_budget import AHEAD_SHARE, LIGHT_BYTES, MemoryBudget, memory_limit_bytes, resident_bytes
 
 MIB = 1024**2
@@ -76,6 +77,25 @@ def test_waiting_in_order(budget: MemoryBudget) -> None:
 
     asyncio.run(run())
     assert order == ["light", "urgent", "large", "fits, but comes later"]
+
+
+def test_a_flooder_s_waits_do_not_delay_another_caller(budget: MemoryBudget) -> None:
+    """However much of one caller's waits for room, another's single picture is next but one."""
+    order: list[str] = []
+
+    async def wait(caller: str) -> None:
+        with await budget.pictures.wait(1000 * MIB, share=Share(caller)):
+            order.append(caller)
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        flood = [asyncio.create_task(wait("flooder")) for _ in range(6)]
+        await asyncio.sleep(0)
+        await asyncio.gather(wait("other"), *flood)
+
+    asyncio.run(run())
+    assert sorted(order) == ["flooder"] * 6 + ["other"]
+    assert order.index("other") <= 2
 
 
 @pytest.mark.parametrize("admitted", [True, False])

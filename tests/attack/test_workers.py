@@ -1,6 +1,7 @@
 """Calls that run where they can be killed."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from sd_inpaint.errors import ImageTooLargeError, InvalidImageError, InvalidMaskError, QueueFullError
+from sd_inpaint.work.fair_line import Share
 from sd_inpaint.work.worker_pool import WorkerPool
 from tests.support.bombs import FOR_EVER
+from tests.support.real_time import wait_for
 
 GIB = 1024**3
 
@@ -112,6 +115,62 @@ def test_heavy_calls_leave_a_worker_to_the_others(pool: WorkerPool) -> None:
         await asyncio.gather(*heavy, return_exceptions=True)
 
     asyncio.run(run())
+
+
+def test_a_flooder_s_calls_do_not_delay_another_caller(pool: WorkerPool) -> None:
+    """However many of one caller's calls wait, another's single one is among the next."""
+    done: list[str] = []
+
+    async def run_one(caller: str) -> None:
+        await pool.run(time.sleep, 0.2, cpu_seconds=60.0, memory_bytes=GIB, share=Share(caller))
+        done.append(caller)
+
+    async def run() -> None:
+        flood = [asyncio.create_task(run_one("flooder")) for _ in range(10)]
+        await asyncio.sleep(0)
+        await run_one("other")
+        await asyncio.gather(*flood)
+
+    asyncio.run(run())
+    # Those that were being worked on when it came, and one that is as far in line.
+    assert done.index("other") <= 2 * pool.size
+
+
+def children() -> list[str]:
+    """States of this process's children; Z has ended and waits to be asked for its exit code."""
+    own = str(os.getpid())
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = path.read_text("utf-8", "replace").rpartition(")")[2].split()[:2]
+            found += [state] if parent == own else []
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc is Linux's")
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_ended_workers_are_buried(is_idle: bool) -> None:
+    """A worker that ended while idle, or whose caller left, leaves no zombie; who comes next does not notice."""
+    fresh = WorkerPool(2)
+    number = call(fresh, os.getpid)
+
+    async def leave() -> None:
+        task = asyncio.create_task(fresh.run(os.getpid, cpu_seconds=60.0, memory_bytes=GIB))
+        # Its turn has come, and its call has not begun: nothing but the pool knows the process.
+        fresh._threads.submit(time.sleep, 0.5)
+        fresh._threads.submit(time.sleep, 0.5)
+        await asyncio.sleep(0.1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    if is_idle:
+        os.kill(number, signal.SIGKILL)
+    else:
+        asyncio.run(leave())
+    wait_for(lambda: not Path(f"/proc/{number}").exists() or "Z" in children())
+    assert call(fresh, sum, [1, 2]) == 3
+    wait_for(lambda: "Z" not in children())
+    fresh.close()
 
 
 def test_worker_sees_no_secrets(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:

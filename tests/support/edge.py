@@ -116,7 +116,13 @@ class FakePainter:
         """Decodes, here and at once."""
         request = upload.decode()
         preparation = Preparation(
-            request.image, request.mask, (), (), is_all_white=False, image_sha256=request.image_sha256
+            request.image,
+            request.mask,
+            (),
+            (),
+            is_all_white=False,
+            image_sha256=request.image_sha256,
+            mask_sha256=request.mask_sha256,
         )
         return AdmittedRequest.of(request.parameters, preparation)
 
@@ -150,6 +156,7 @@ class FakePainter:
             admitted.preparation.mask,
             admitted.parameters,
             admitted.preparation.image_sha256,
+            admitted.preparation.mask_sha256,
         )
         self.requests.append(request)
         self.deadlines.append(deadline_seconds)
@@ -174,6 +181,7 @@ class FakePainter:
             inference_seconds=0.5,
             regions=("0,0,70,53 x1.000",) if parameters.region == "mask" else (),
             image_sha256=request.image_sha256,
+            mask_sha256=request.mask_sha256,
             plan="fake-float32",
         )
 
@@ -204,7 +212,7 @@ class App:
         return self.client.post(INPAINT, headers=headers, **form(**changes))
 
 
-def _configure_bentoml(patch: pytest.MonkeyPatch) -> None:
+def configure_bentoml(patch: pytest.MonkeyPatch) -> None:
     """Has BentoML read its configuration for the first app only: the same for each, it takes a fifth of a second."""
     patch.setenv("BENTOML_CONFIG_OVERRIDES", _METRICS_OFF)
     if _configured:
@@ -217,7 +225,7 @@ def make_app(*, painter: Callable[[Settings, PictureWork], Any] = FakePainter, *
     """Serves the edge with these settings; one at a time, since BentoML keeps the current service in a global."""
     application = Application(Settings(_env_file=None, **{"model": "demo", **overrides}), make_painter=painter)  # type: ignore[call-arg]
     with pytest.MonkeyPatch.context() as patch:
-        _configure_bentoml(patch)
+        configure_bentoml(patch)
         with TestClient(declare(application).to_asgi(), raise_server_exceptions=False) as client:
             yield App(client, application.painter, application.runner)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import sd_inpaint
-from sd_inpaint.cli import keys, models, serve
+from sd_inpaint.cli import doctor, keys, models, serve
 from sd_inpaint.errors import InpaintError
 
 FAILED = 1
@@ -38,6 +38,7 @@ def about(
 
 
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 

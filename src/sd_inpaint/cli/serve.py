@@ -1,7 +1,6 @@
 """``sd-inpaint serve``: BentoML serves the package's own service, in this process, with options as settings."""
 
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,6 @@ from typing import Annotated
 import typer
 
 from sd_inpaint.cli.options import example
-from sd_inpaint.errors import SettingsError
 
 SERVICE = "sd_inpaint.http.service:SDInpaint"
 
@@ -50,7 +48,7 @@ def serve(
 
     Each option sets one setting and goes before the environment and .env; docs/settings.md has all settings.
     """
-    from sd_inpaint.http.bento.address import check_address
+    from sd_inpaint.http.bento.address import check_address, check_port
     from sd_inpaint.settings import DEMO_MODEL, Settings
 
     if demo and model is not None:
@@ -74,21 +72,3 @@ def serve(
     command = ["bentoml", "serve", SERVICE, "--host", address, "--port", str(port), *(more or [])]
     # Another program in this process's place: its signals, its exit code, and none of this one's modules.
     os.execv(sys.executable, [sys.executable, "-P", "-m", *command])
-
-
-def check_port(host: str, port: int) -> None:
-    """Refuses a port that cannot be listened on; BentoML would say so in a traceback.
-
-    Raises:
-        SettingsError: If it is taken, is kept for root, or the address is none of this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise SettingsError(
-                f"Port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}). "
-                f"Stop the program that has it, or choose another port: sd-inpaint serve --port {port + 1}."
-            ) from error

@@ -1,8 +1,11 @@
 """How much faster this processor computes in bfloat16 than in float32, measured on the model's own operations."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -32,18 +35,29 @@ class Probe:
     side: int
 
 
+def probe_of(folder: Path) -> Probe | None:
+    """The operations of the UNet in a folder; None where its config does not say, which loading will complain of."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        return Probe(channels=int(config["block_out_channels"][0]), side=int(config["sample_size"]))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+
+
 def bfloat16_gain(probe: Probe) -> float | None:
     """Measures how many times as fast as in float32 the probe's operations are in bfloat16, in about 0.2 seconds.
 
-    Processor time is measured, not time on the wall: it is the same on a busy machine.
+    The processor time of one thread is measured: it is the same on a busy machine, where the threads of a team spin
+    while they wait for each other.
 
     Returns:
         Above 1 where bfloat16 is faster; None for a model too small for it to matter.
     """
     costs = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_thread():
         operations = {dtype: _operation(probe, dtype) for dtype in costs}
-        costs[torch.float32] = _cost(operations[torch.float32])
+        # A single round that was disturbed would turn a small model into a large one, and its pictures into others.
+        costs[torch.float32] = min(_cost(operations[torch.float32]) for _ in range(ROUNDS))
         if costs[torch.float32] * (probe.side / PROBE_SIDE) ** 2 < LEAST_SECONDS:
             return None
         for _ in range(ROUNDS):
@@ -52,6 +66,16 @@ def bfloat16_gain(probe: Probe) -> float | None:
             if costs[torch.bfloat16] > 2 * costs[torch.float32]:
                 break  # emulated: no further round would change that
     return costs[torch.float32] / costs[torch.bfloat16]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _operation(probe: Probe, dtype: torch.dtype) -> Callable[[], None]:
@@ -71,6 +95,6 @@ def _operation(probe: Probe, dtype: torch.dtype) -> Callable[[], None]:
 
 
 def _cost(operation: Callable[[], None]) -> float:
-    started = time.process_time()
+    started = time.thread_time()
     operation()
-    return max(time.process_time() - started, 1e-9)
+    return max(time.thread_time() - started, 1e-9)

@@ -1,6 +1,7 @@
 """Where weights come from: the Hub, BentoML's store, a folder; pinned, and verified file by file. No torch."""
 
 import hashlib
+import json
 import logging
 import os
 from dataclasses import dataclass, field
@@ -39,6 +40,9 @@ INDEX = "model_index.json"
 
 AUTOENCODERS = ("AutoencoderKL", "AsymmetricAutoencoderKL")
 """The classes that diffusers' inpainting pipeline supports; the second fits the hole to the kept pixels."""
+
+SUBJECTS = "subjects.json"
+"""Names of all that the model can paint: a list of texts, where there is such a file."""
 
 SUFFIXES = (".safetensors", ".json", ".txt")
 """Of the files that serve."""
@@ -84,6 +88,11 @@ class Source:
         """Whether nothing came along that says what its files should be: neither a commit nor a manifest."""
         return self.revision is None and not (self.folder / CHECKSUMS).is_file()
 
+    def subjects(self) -> list[str] | None:
+        """Returns all that the model can paint, for one that can paint only a few things; None without such a list."""
+        file = self.folder / SUBJECTS
+        return [str(name) for name in json.loads(file.read_bytes())] if file.is_file() else None
+
 
 def locate(settings: Settings) -> Source:
     """Returns the configured model's folder, downloading it if that is needed and allowed.
@@ -103,10 +112,25 @@ def locate(settings: Settings) -> Source:
             f"SD_INPAINT_MODEL={settings.model} is not a folder.\n"
             "Use a folder in diffusers' layout (with model_index.json), a Hub id, or demo."
         )
-    revision = settings.revision or (PINNED_REVISION if settings.model in MIRRORS else "main")
+    revision = wanted_revision(settings)
     if len(revision) == COMMIT_LENGTH and (folder := stored(revision)) is not None:
         return Source(settings.model, folder, revision)
     return _download(settings.model, revision, offline=settings.offline)
+
+
+def wanted_revision(settings: Settings) -> str:
+    """Returns the operator's commit, branch or tag, else the pinned commit of a known model, else ``main``."""
+    return settings.revision or (PINNED_REVISION if settings.model in MIRRORS else "main")
+
+
+def download_folder() -> Path:
+    """Returns the folder that downloads go to, which the Hub's client shares with other programs."""
+    return Path(constants.HF_HUB_CACHE)
+
+
+def ask_mirrors(model: str, revision: str) -> dict[str, str | None]:
+    """Asks each repository of a model whether it can be downloaded; returns why not, or None where it can."""
+    return {mirror: _ask(mirror, revision) for mirror in MIRRORS.get(model, (model,))}
 
 
 def stored(version: str) -> Path | None:

@@ -26,7 +26,7 @@ from sd_inpaint.diffusion.devices import (
 )
 from sd_inpaint.diffusion.first_load import check_first_load, remember_first_load
 from sd_inpaint.diffusion.model import TorchModel
-from sd_inpaint.diffusion.number_format import Probe
+from sd_inpaint.diffusion.number_format import probe_of
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import name_of
 from sd_inpaint.diffusion.sources import AUTOENCODERS, Source, first_line, locate, verify
@@ -46,7 +46,7 @@ def load(settings: Settings) -> Denoiser:
     find_torch_device(settings.device)  # a wrong name is found before a download
     source = verify(locate(settings))
     check_first_load(source, settings)
-    device = choose_device(settings, _probe(source.folder / "unet"))
+    device = choose_device(settings, probe_of(source.folder / "unet"))
     model = _load_model(source, device, allow_pickle=settings.allow_pickle)
     safety_checker = _load_safety_checker(source, device, settings)
     remember_first_load(source, settings)
@@ -64,6 +64,7 @@ def load(settings: Settings) -> Denoiser:
         "max_batch": max_batch,
         "max_canvas_pixels": max_canvas_pixels,
         "safety_checker": safety_checker is not None,
+        "subjects": source.subjects(),
     }
     plan = "; ".join(f"{name} {choice['value']} ({choice['reason']})" for name, choice in device.plan.items())
     logger.info("Loaded %s. %s.", source.name, plan)
@@ -108,15 +109,6 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
         for name in ("unet", "vae"):
             parts[name].to(memory_format=torch.channels_last)
     return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device)
-
-
-def _probe(folder: Path) -> Probe | None:
-    """The operations of the UNet in a folder; None where its config does not say, which loading will complain of."""
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-        return Probe(channels=int(config["block_out_channels"][0]), side=int(config["sample_size"]))
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return None
 
 
 def _load_safety_checker(source: Source, device: Device, settings: Settings) -> SafetyChecker | None:

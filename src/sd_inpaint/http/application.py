@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -13,12 +14,13 @@ from sd_inpaint.callers.keyring import Keyring
 from sd_inpaint.callers.limits import CallerLimits
 from sd_inpaint.condition import Condition
 from sd_inpaint.engine.lifecycle import EngineState
+from sd_inpaint.errors import SettingsError
 from sd_inpaint.http.bento.address import log_address
 from sd_inpaint.http.bento.connections import ConnectionLimits, Connections
 from sd_inpaint.http.bento.draining import drain_before_exit
 from sd_inpaint.http.bento.internals import OpenTelemetryMiddleware, TimeoutMiddleware, install_protocol, trust_proxies
 from sd_inpaint.http.bento.metrics import Gauges
-from sd_inpaint.http.bento.process import RESERVED_FILES, bound_malloc_arenas, raise_file_limit
+from sd_inpaint.http.bento.process import RESERVED_FILES, bound_malloc_arenas, keep_heap_trimmed, raise_file_limit
 from sd_inpaint.http.bento.protocol import serving_protocol
 from sd_inpaint.http.endpoints.a1111.dialect import A1111
 from sd_inpaint.http.endpoints.health import Health
@@ -69,7 +71,8 @@ class Application:
         make_painter: Makes the painter of settings and a place to work on pictures.
 
     Raises:
-        SettingsError: If results are to be signed and cannot be.
+        SettingsError: If results are to be signed and cannot be, or the file of API keys cannot be used, or a setting
+            needs a package that is not installed.
 
     Attributes:
         settings: As given.
@@ -81,9 +84,6 @@ class Application:
         openai: The application below ``/v1``.
         a1111: The application below ``/sdapi/v1``.
         native: The application below ``/sd-inpaint``, but for what BentoML declares.
-
-    Raises:
-        SettingsError: If the file of API keys cannot be used.
     """
 
     def __init__(
@@ -93,6 +93,7 @@ class Application:
         host: str | None = None,
         make_painter: Callable[[Settings, PictureWork], Painter] = Painter,
     ) -> None:
+        check_extras(settings)
         max_bytes = settings.max_memory_bytes or int(memory_limit_bytes() * MEMORY_SHARE)
         budget = MemoryBudget(max_bytes, max_upload_bytes=HELD_BODIES * settings.max_body_bytes)
         work = PictureWork(budget=budget)
@@ -156,6 +157,7 @@ class Application:
         """Sets what this process needs before its server starts: its protocol, open files, memory."""
         settings = self.settings
         bound_malloc_arenas()
+        keep_heap_trimmed()
         limits = ConnectionLimits(
             connections=min(settings.max_connections, raise_file_limit() - RESERVED_FILES),
             per_address=settings.max_connections_per_address,
@@ -213,6 +215,16 @@ def make_keyring(settings: Settings) -> Keyring:
     )
     file = None if settings.api_keys_file is None else KeyFile(settings.api_keys_file)
     return Keyring(settings.api_keys, file, defaults)
+
+
+def check_extras(settings: Settings) -> None:
+    """Refuses a database where its client is missing, before the first job is.
+
+    Raises:
+        SettingsError: If a package has to be installed.
+    """
+    if settings.state_url is not None and find_spec("psycopg") is None:
+        raise SettingsError("SD_INPAINT_STATE_URL is set, but psycopg is not installed: install sd-inpaint[postgres].")
 
 
 def open_store(settings: Settings) -> JobStore:

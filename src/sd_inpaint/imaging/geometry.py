@@ -140,6 +140,13 @@ class Canvas:
         """Whether canvas pixels are picture pixels."""
         return (self.inner_width, self.inner_height) == (self.box.width, self.box.height)
 
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """left, top, right, bottom of the whole canvas, padding included, in picture pixels."""
+        right = self.box.left + self.box.width * self.width / self.inner_width
+        bottom = self.box.top + self.box.height * self.height / self.inner_height
+        return self.box.left, self.box.top, right, bottom
+
     def describe(self) -> str:
         """``left,top,right,bottom@scale->WIDTHxHEIGHT``, for the header ``X-Region``."""
         box = self.box

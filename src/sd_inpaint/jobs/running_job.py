@@ -21,6 +21,9 @@ from sd_inpaint.schema import InpaintRequest, InpaintResult
 RESULT_SLACK_BYTES = 1024 * 1024
 """What a PNG takes beside its pixels: a filter byte a row, block headers, the profile."""
 
+REGION = "region"
+"""The text chunk of a preview that says which part of the picture it shows: left,top,right,bottom in its pixels."""
+
 
 @dataclass(slots=True, eq=False)
 class RunningJob:
@@ -54,8 +57,9 @@ class RunningJob:
             None if left is None else round(left, 1),
         )
         preview, png = self.progress.preview(), None
-        if preview is not None and preview is not self.preview:
-            self.preview, png = preview, codecs.encode(Picture(preview))
+        if preview is not None and preview.pixels is not self.preview:
+            text = {} if preview.region is None else {REGION: ",".join(f"{edge:.2f}" for edge in preview.region)}
+            self.preview, png = preview.pixels, codecs.encode(Picture(preview.pixels), text=text)
         elif progress == self.reported:
             return None
         self.reported = progress

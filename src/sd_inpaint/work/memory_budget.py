@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from sd_inpaint.errors import ImageTooLargeError, QueueFullError
+from sd_inpaint.work.fair_line import NOBODY, FairLine, Share
 
 UPLOAD_SHARE: Final = 0.25
 """Of the room, for uploads. They are held while their pictures wait for room, so the two must not share one."""
@@ -92,7 +93,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
-    order: tuple[bool, int]
+    order: tuple[bool, float, int]
     size: int
     future: "Future[Reservation]"
 
@@ -106,6 +107,7 @@ class MemoryPool:
         self._lock = threading.RLock()
         self._held = 0
         self._waiting: list[_Waiting] = []
+        self._line = FairLine()
         self._numbers = itertools.count()
 
     @property
@@ -135,12 +137,13 @@ class MemoryPool:
                 raise self._full()
             return self._take(size)
 
-    async def wait(self, size: int, *, is_urgent: bool = False) -> Reservation:
-        """Waits until so many bytes fit, and holds them. First come, first served, but for ``LIGHT_BYTES``.
+    async def wait(self, size: int, *, is_urgent: bool = False, share: Share = NOBODY) -> Reservation:
+        """Waits until so many bytes fit, and holds them. Callers take turns; ``LIGHT_BYTES`` may pass the others.
 
         Args:
             size: Bytes.
             is_urgent: True goes before all that is not.
+            share: Who waits.
 
         Raises:
             ImageTooLargeError: If so many bytes never fit.
@@ -148,7 +151,8 @@ class MemoryPool:
         with self._lock:
             self.check_fits(size)
             future: Future[Reservation] = Future()
-            self._waiting.append(_Waiting((not is_urgent, next(self._numbers)), size, future))
+            order = (not is_urgent, self._line.join(share, size), next(self._numbers))
+            self._waiting.append(_Waiting(order, size, future))
             self._waiting.sort(key=lambda waiting: waiting.order)
             self._admit()
         try:
@@ -205,8 +209,11 @@ class MemoryPool:
             if is_behind or self._held + waiting.size > self.max_bytes:
                 still.append(waiting)
             elif waiting.future.set_running_or_notify_cancel():
+                self._line.serve(waiting.order[1])
                 waiting.future.set_result(self._take(waiting.size))
         self._waiting = still
+        if not still:
+            self._line.clear()
 
     def _full(self) -> QueueFullError:
         return QueueFullError(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from sd_inpaint.errors import ImageTooLargeError, InvalidImageError, QueueFullError
+from sd_inpaint.work.fair_line import NOBODY, FairLine, Share
 from sd_inpaint.work.memory_budget import RETRY_SECONDS
 from sd_inpaint.work.worker import ANSWER, CALL, receive
 
@@ -54,6 +55,7 @@ class WorkerPool:
         self._idle = [_Worker() for _ in range(self.size)]
         self._heavy = 0
         self._waiting: list[_Turn] = []
+        self._line = FairLine()
         self._numbers = itertools.count()
 
     async def run(
@@ -64,8 +66,9 @@ class WorkerPool:
         memory_bytes: int,
         is_heavy: bool = False,
         is_urgent: bool = False,
+        share: Share = NOBODY,
     ) -> T:
-        """Runs a function of a module, in its turn. Cancelling the awaiting task kills the process it runs in.
+        """Runs a function of a module. Callers take turns. Cancelling the awaiting task kills the process it runs in.
 
         Args:
             function: Is found by its name in the worker, so it belongs to a module.
@@ -74,14 +77,16 @@ class WorkerPool:
             memory_bytes: What it may take beside what the process has.
             is_heavy: True where it may take seconds.
             is_urgent: True goes before all that is not.
+            share: Who waits.
 
         Raises:
             ImageTooLargeError: If it took longer.
             InvalidImageError: If it brought its process down.
             QueueFullError: If its process was killed by the system, which was out of memory.
         """
-        turn = _Turn((not is_urgent, next(self._numbers)), is_heavy, Future())
         with self._lock:
+            order = (not is_urgent, self._line.join(share, cpu_seconds), next(self._numbers))
+            turn = _Turn(order, is_heavy, Future())
             self._waiting.append(turn)
             self._waiting.sort(key=lambda waiting: waiting.order)
             self._next()
@@ -114,14 +119,18 @@ class WorkerPool:
                 worker.bury()
 
     def _give_back(self, turn: "_Turn") -> None:
+        worker = turn.future.result()
+        if worker.is_killed:
+            # In a thread, since the system may take its time; no call is left that would.
+            threading.Thread(target=worker.bury, name="bury", daemon=True).start()
         with self._lock:
-            worker = turn.future.result()
-            self._idle.append(_Worker() if worker.is_killed else worker)
+            self._idle.append(worker)
             self._heavy -= turn.is_heavy
             self._next()
 
     def _next(self) -> None:
         """Gives idle workers to those whose turn it is; the lock is held."""
+        self._idle = [_Worker() if worker.is_dead() else worker for worker in self._idle]
         for turn in list(self._waiting):
             if not self._idle:
                 return
@@ -129,13 +138,16 @@ class WorkerPool:
                 continue
             self._waiting.remove(turn)
             if turn.future.set_running_or_notify_cancel():
+                self._line.serve(turn.order[1])
                 self._heavy += turn.is_heavy
                 turn.future.set_result(self._idle.pop())
+        if not self._waiting:
+            self._line.clear()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Turn:
-    order: tuple[bool, int]
+    order: tuple[bool, float, int]
     is_heavy: bool
     future: "Future[_Worker]"
 
@@ -178,6 +190,13 @@ class _Worker:
             if self._connection is not None:
                 with contextlib.suppress(OSError):
                     self._connection.shutdown(socket.SHUT_RDWR)
+
+    def is_dead(self) -> bool:
+        """Whether it serves no further call; one that the system has ended while it was idle is buried."""
+        if not self.is_killed and self._process is not None and self._process.poll() is not None:
+            self.kill()
+            self.bury()
+        return self.is_killed
 
     def bury(self) -> int | None:
         """Waits for the end of a killed process; returns its exit code, or None if it never started."""

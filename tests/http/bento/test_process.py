@@ -62,3 +62,36 @@ def test_open_files_are_raised_as_far_as_may_be() -> None:
     """The soft limit becomes what is wanted, or the hard limit, and is never lowered."""
     assert python(FILES, before=("prlimit", "--nofile=500:800")) == ["600", "800"]
     assert python(FILES, before=("prlimit", "--nofile=700:800")) == ["700", "800"]
+
+
+TRIM = """
+import ctypes, time
+from sd_inpaint.http.bento.process import keep_heap_trimmed
+from sd_inpaint.work.memory_budget import resident_bytes
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+MB = 1024**2
+# As tensors between primitives: large blocks are freed, and small ones that are kept stop the heap from shrinking.
+large, kept = [], []
+for _ in range(1000):
+    large.append(libc.malloc(100_000))
+    ctypes.memset(large[-1], 1, 100_000)
+    kept.append(libc.malloc(2_000))
+for block in large:
+    libc.free(ctypes.c_void_p(block))
+held = resident_bytes()
+print(keep_heap_trimmed(0.05))
+until = time.monotonic() + 60
+while held - resident_bytes() < 80 * MB and time.monotonic() < until:
+    time.sleep(0.05)
+print((held - resident_bytes()) // MB)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    """Of 95 MiB that were freed between small blocks in use, the process gives back almost all."""
+    done, given_back = python(TRIM)
+    assert done == "True"
+    assert int(given_back) >= 80

@@ -2,6 +2,8 @@
 
 import ipaddress
 import logging
+import os
+import socket
 
 from sd_inpaint.errors import SettingsError
 from sd_inpaint.settings import Settings
@@ -33,6 +35,24 @@ def check_address(host: str | None, settings: Settings) -> None:
         f"Every machine that reaches {host} could use this server, which has no API keys. Set SD_INPAINT_API_KEYS, "
         "or listen on 127.0.0.1, or allow it with SD_INPAINT_ALLOW_OPEN=true."
     )
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuses a port that cannot be listened on; BentoML would say so in a traceback.
+
+    Raises:
+        SettingsError: If it is taken, is kept for root, or the address is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SettingsError(
+                f"Port {port} of {host} cannot be used ({os.strerror(error.errno or 0)}). "
+                f"Stop the program that has it, or choose another port: sd-inpaint serve --port {port + 1}."
+            ) from error
 
 
 def log_address(host: str | None, settings: Settings) -> None:

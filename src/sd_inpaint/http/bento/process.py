@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import sys
+import threading
 
 logger = logging.getLogger("bentoml.sd_inpaint.http")
 
@@ -15,6 +16,9 @@ RESERVED_FILES = 256
 
 MALLOC_ARENAS = 2
 """glibc's default is eight a core, each of which keeps what it once held."""
+
+TRIM_SECONDS = 30.0
+"""How often freed memory goes back to the system: a trim takes some 10 ms, and threads may wait for it."""
 
 _M_ARENA_MAX = -8
 """From glibc's malloc.h."""
@@ -53,3 +57,26 @@ def bound_malloc_arenas(arenas: int = MALLOC_ARENAS) -> bool:
         return bool(ctypes.CDLL(None).mallopt(_M_ARENA_MAX, arenas))
     except (OSError, AttributeError):
         return False
+
+
+def keep_heap_trimmed(period_seconds: float = TRIM_SECONDS) -> bool:
+    """Gives freed memory back to the system again and again, in a thread that ends with the process.
+
+    glibc does so by itself only at the top of the heap. What a model keeps for each new size of picture (oneDNN's
+    primitives) lies between the large, short-lived tensors, and pins them there. Does nothing where malloc is another
+    library's; returns whether it does.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return False
+
+    def live() -> None:
+        while not pause.wait(period_seconds):
+            trim(0)
+
+    pause = threading.Event()
+    threading.Thread(target=live, name="malloc-trim", daemon=True).start()
+    return True

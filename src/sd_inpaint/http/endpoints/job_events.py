@@ -1,16 +1,19 @@
 """A job's progress as server-sent events, whichever process works on it."""
 
 import base64
+import io
 import time
 from collections.abc import AsyncIterator, Callable
 
 import anyio
 import anyio.to_thread
+from PIL import Image
 
 from sd_inpaint.errors import JobNotFoundError, MachineError
 from sd_inpaint.http.wire import sse
 from sd_inpaint.jobs.job import Job
 from sd_inpaint.jobs.runner import JobRunner
+from sd_inpaint.jobs.running_job import REGION
 
 POLL_SECONDS = 0.25
 """How often the store is read; it is written as often."""
@@ -33,7 +36,8 @@ async def stream_events(
             if job.preview_version != previewed and not job.state.ended:
                 previewed = job.preview_version
                 if png := await anyio.to_thread.run_sync(_preview, runner, job.id):
-                    yield sse.event("preview", {"step": job.step, "image": _data_url(png)})
+                    shown = {"step": job.step, "image": _data_url(png), "region": _region(png)}
+                    yield sse.event("preview", shown)
             version, sent_at = job.version, time.monotonic()
             yield sse.event(str(job.state) if job.state.ended else "progress", describe(job), version)
         elif time.monotonic() - sent_at >= sse.KEEP_ALIVE_SECONDS:
@@ -57,3 +61,9 @@ def _preview(runner: JobRunner, job_id: str) -> bytes | None:
 
 def _data_url(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _region(png: bytes) -> list[float] | None:
+    with Image.open(io.BytesIO(png)) as image:
+        text = image.info.get(REGION)
+    return None if text is None else [float(edge) for edge in text.split(",")]
