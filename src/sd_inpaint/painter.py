@@ -26,6 +26,7 @@ from sd_inpaint.errors import InpaintError, RequestCancelledError
 from sd_inpaint.imaging import colours, geometry, masks
 from sd_inpaint.imaging.geometry import Canvas
 from sd_inpaint.imaging.preparation import Preparation, Upload, prepare
+from sd_inpaint.imaging.record import weights_digest
 from sd_inpaint.picture import Picture
 from sd_inpaint.progress import Progress
 from sd_inpaint.schema import (
@@ -66,7 +67,7 @@ class Painter:
             has a process of its own.
     """
 
-    load: ClassVar[str] = "sd_inpaint.diffusion.weights:load"
+    load: ClassVar[str] = "sd_inpaint.diffusion.start:load"
 
     def __init__(self, settings: Settings, work: PictureWork | None = None) -> None:
         self._settings = settings
@@ -99,7 +100,10 @@ class Painter:
         """Returns facts about the model and this server's limits; those not known yet are None."""
         settings, backend = self._settings, self.engine.backend
         loaded = backend.info if backend else {}
-        unknown = ("revision", "device", "dtype", "plan", "native_size", "max_batch", "max_canvas_pixels", "files", "subjects")
+        unknown = (
+            *("revision", "device", "dtype", "plan", "native_size", "max_batch", "max_canvas_pixels", "files"),
+            "subjects",
+        )
         return {
             "version": __version__,
             "model": settings.model_name,
@@ -198,6 +202,8 @@ class Painter:
             brightest=run.preparation.brightest,
             image_sha256=run.preparation.image_sha256,
             plan=", ".join(sorted({job.plan for job in run.jobs if job.plan})),
+            mask_sha256=run.preparation.mask_sha256,
+            **self._made_by(),
         )
 
     async def admit(self, upload: Upload, *, force: bool = False, caller: Usage | None = None) -> AdmittedRequest:
@@ -225,6 +231,13 @@ class Painter:
     async def make_room_for_results(self, request: AdmittedRequest) -> None:
         """Waits for the memory that the request's results take, before they are put together."""
         await self._admission.make_room_for_results(request)
+
+    def _made_by(self) -> dict[str, str]:
+        """What a record names of the model and its device."""
+        info = {} if self.engine.backend is None else self.engine.backend.info
+        files = info.get("files")
+        digest = weights_digest(files if isinstance(files, dict) else {})
+        return {"weights_sha256": digest, "device": str(info.get("device", ""))}
 
     async def _bring(self, run: "_Run", loop: DeviceLoop[Any, Any]) -> None:
         await run.near.wait()

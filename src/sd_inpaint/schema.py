@@ -195,12 +195,14 @@ class InpaintRequest:
         mask: (H, W) uint8 of the picture's size; 255 repaints, 0 keeps.
         parameters: Everything else.
         image_sha256: SHA-256 of the uploaded image, in hexadecimal; empty where no file was uploaded.
+        mask_sha256: The same of the mask; empty also where it was not read as black and white.
     """
 
     image: Picture
     mask: np.ndarray
     parameters: InpaintParameters
     image_sha256: str = ""
+    mask_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +231,9 @@ class InpaintResult:
         brightest: The highest level of the mask after ``mask_invert``, ``mask_grow`` and ``mask_blur``, 0 to 255.
         image_sha256: As in :class:`InpaintRequest`.
         plan: The name of what computed them on the device, for ``X-Plan``; "" where nothing was.
+        mask_sha256: As in :class:`InpaintRequest`.
+        weights_sha256: Of the model that painted them (:func:`sd_inpaint.imaging.record.weights_digest`); "" as above.
+        device: What an operator calls it, such as ``cpu``; "" as above.
     """
 
     variations: tuple[Variation, ...]
@@ -239,6 +244,9 @@ class InpaintResult:
     brightest: int = 255
     image_sha256: str = ""
     plan: str = ""
+    mask_sha256: str = ""
+    weights_sha256: str = ""
+    device: str = ""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -3,15 +3,18 @@
 import hashlib
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from sd_inpaint.diffusion import sources, weights
+from sd_inpaint.diffusion.direct_loading import load_directly
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import DEFAULT_MODEL, Settings
 from tests.support.tiny_model import make_components, make_fitting_vae, save
@@ -74,6 +77,62 @@ def test_half_precision_variant_is_cast_up(folder: Path) -> None:
     backend = load(folder)
     assert backend._model._unet.dtype is torch.float32
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in backend.info["files"]
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_file_is_read_as_diffusers_reads_it(folder: Path, stored: torch.dtype, dtype: torch.dtype) -> None:
+    """Read tensor by tensor into its format and layout, a module equals the one that diffusers' own loader makes."""
+    path = weights_path(folder)
+    save_file({name: tensor.to(stored) for name, tensor in load_file(path).items()}, path)
+    options = {"dtype": dtype, "device": torch.device("cpu"), "channels_last": True}
+    ours = load_directly(UNet2DConditionModel, path.parent, path, **options)
+    theirs = UNet2DConditionModel.from_pretrained(path.parent, dtype=dtype)
+    assert ours is not None
+    assert ours.config.sample_size == theirs.config.sample_size
+    for (name, tensor), (their_name, their_tensor) in zip(
+        ours.state_dict().items(), theirs.state_dict().items(), strict=True
+    ):
+        assert name == their_name
+        assert torch.equal(tensor, their_tensor)
+        assert tensor.is_contiguous(memory_format=torch.channels_last) or tensor.ndim != 4
+
+
+def test_file_with_other_names_is_left_to_diffusers(folder: Path) -> None:
+    """An autoencoder of an earlier version names its attention otherwise: diffusers knows how, and it loads as ever."""
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    options = {"dtype": torch.float32, "device": torch.device("cpu"), "channels_last": False}
+    assert load_directly(AutoencoderKL, path.parent, path, **options) is not None
+    before = load_file(path)
+    old = {
+        name.replace("to_q", "query").replace("to_k", "key").replace("to_v", "value"): t for name, t in before.items()
+    }
+    save_file({name.replace("to_out.0", "proj_attn"): tensor for name, tensor in old.items()}, path)
+    assert load_directly(AutoencoderKL, path.parent, path, **options) is None
+    loaded = load(folder)._model._vae.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("length", [4, 100, -1], ids=["no header", "half a header", "half a tensor"])
+def test_file_that_ends_too_early_is_an_error(folder: Path, length: int) -> None:
+    """Whatever part of a file is there, loading it says that the folder could not be loaded."""
+    path = weights_path(folder)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(WeightsError, match="could not be loaded"):
+        load(folder)
+
+
+def test_verification_goes_on_beside_other_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing has a thread of its own, whose findings loading waits for; what is to be downloaded is not begun."""
+    let_go = threading.Event()
+    verify = sources.verify
+    monkeypatch.setattr(sources, "verify", lambda source: let_go.wait(60) and verify(source))
+    settings = Settings(model=str(folder), device="cpu")
+    verification = sources.Verification.begin(settings)
+    assert verification is not None
+    let_go.set()
+    assert weights.load(settings, verification).info["files"] == verify(sources.locate(settings)).files
+    assert sources.Verification.begin(Settings(model=str(folder / "not there"))) is None
 
 
 def test_pickle_is_refused_unless_allowed_by_name(folder: Path) -> None:

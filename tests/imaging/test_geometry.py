@@ -1,5 +1,7 @@
 """Picture ↔ canvas: where the boxes lie, what they cost, and that nothing is lost on the way there and back."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,10 +119,11 @@ class TestPlan:
     @given(masks(), st.sampled_from(Region), models)
     @quick
     def test_nothing_is_distorted(self, mask: Pixels, region: Region, model: tuple[int, int]) -> None:
-        """Both sides of a box are scaled alike, to the rounding of a pixel."""
+        """Both sides of a box are scaled alike, to the rounding of a pixel of the picture or of the canvas."""
         for canvas in plan(mask, region, None, *model):
-            assert abs(canvas.inner_width - max(1, canvas.box.width * canvas.scale)) <= 1
-            assert abs(canvas.inner_height - max(1, canvas.box.height * canvas.scale)) <= 1
+            rounding = max(1, canvas.scale)
+            assert abs(canvas.inner_width - max(1, canvas.box.width * canvas.scale)) <= rounding
+            assert abs(canvas.inner_height - max(1, canvas.box.height * canvas.scale)) <= rounding
 
     @pytest.mark.parametrize("region", Region)
     def test_empty_mask_needs_no_canvas(self, region: Region) -> None:
@@ -151,10 +154,10 @@ class TestPlan:
             pytest.param((4000, 3000), (2000, 1000, 2300, 1300), "1894,894,2406,1406@1->512x512", id="middle"),
             pytest.param((4000, 3000), (0, 0, 300, 300), "0,0,512,512@1->512x512", id="corner"),
             pytest.param((4000, 3000), (3990, 2990, 4000, 3000), "3488,2488,4000,3000@1->512x512", id="other-corner"),
-            pytest.param((3000, 200), (1000, 0, 1100, 100), "794,0,1306,200@1.6->824x320", id="strip"),
+            pytest.param((3000, 200), (1000, 0, 1100, 100), "790,0,1310,200@1.6->832x320", id="strip"),
             pytest.param((1, 4000), (0, 2000, 1, 2010), "0,1749,1,2261@2->8x1024", id="thread"),
             pytest.param((4000, 3000), (0, 0, 4000, 3000), "0,0,4000,3000@0.181->728x544", id="all"),
-            pytest.param((4000, 3000), (500, 1500, 3500, 1510), "0,505,4000,2505@0.2218->888x448", id="wire"),
+            pytest.param((4000, 3000), (500, 1500, 3500, 1510), "123,494,3876,2515@0.2217->832x448", id="wire"),
         ],
     )
     def test_larger_picture_is_painted_around_its_hole(
@@ -205,6 +208,54 @@ class TestPlan:
         """A hole over all of a picture near the native size gives one and the same canvas in every region."""
         mask = with_holes(640, 480, (0, 0, 640, 480))
         assert plan(mask, Region.AUTO) == plan(mask, Region.FULL) == plan(mask, Region.MASK)
+
+
+class TestGrid:
+    """Canvas sides from a small set."""
+
+    @given(st.integers(20, 2600), st.integers(20, 2600), st.sampled_from([Region.AUTO, Region.MASK]))
+    @quick
+    def test_hole_with_room_around_it_has_a_canvas_on_the_grid(self, width: int, height: int, region: Region) -> None:
+        """Where the photo leaves room on all sides, both sides of a canvas are multiples of 64, so shapes are few."""
+        (canvas,) = plan(with_holes(6000, 6000, (1500, 1500, 1500 + width, 1500 + height)), region)
+        assert canvas.width % 64 == canvas.height % 64 == 0
+        assert (canvas.inner_width, canvas.inner_height) == (canvas.width, canvas.height)
+
+    @given(masks(), st.sampled_from([Region.AUTO, Region.MASK]), models)
+    @quick
+    def test_grid_costs_a_tenth_at_most(self, mask: Pixels, region: Region, model: tuple[int, int]) -> None:
+        """One hole's canvas has at most a tenth more pixels than without the grid, at the same scale."""
+        with mock.patch.object(geometry, "grid_step", return_value=1):
+            free = plan(mask, region, None, *model)
+        gridded = plan(mask, region, None, *model)
+        if len(free) == len(gridded) == 1:
+            assert gridded[0].pixels <= 1.1 * free[0].pixels
+            assert gridded[0].scale == pytest.approx(free[0].scale, rel=0.02)
+
+    @pytest.mark.parametrize("hole", [(0, 0, 560, 560), (5400, 5440, 6000, 6000), (2000, 2000, 2570, 2590)], ids=str)
+    def test_hole_keeps_some_context(self, hole: tuple[int, int, int, int]) -> None:
+        """What the grid takes from the surroundings leaves 32 pixels on each side, but at the picture's edges."""
+        (canvas,) = plan(with_holes(6000, 6000, hole), Region.MASK)
+        box, (left, top, right, bottom) = canvas.box, hole
+        assert min(left - box.left, top - box.top) >= 32 or 0 in (left, top)
+        assert min(box.right - right, box.bottom - bottom) >= 32 or 6000 in (right, bottom)
+
+    def test_picture_without_room_is_not_padded(self) -> None:
+        """A side of the canvas that shows the whole picture stays as it is: the grid never adds reflected pixels."""
+        (canvas,) = plan(with_holes(600, 4000, (0, 2000, 600, 2300)))
+        assert (canvas.box.width, canvas.inner_width) == (600, 600)
+        assert canvas.height % 64 == 0
+
+    def test_whole_pictures_and_chosen_paddings_are_exact(self) -> None:
+        """Neither ``region=full`` nor a picture near the native size nor a caller's padding is moved to the grid."""
+        assert plan(with_holes(1000, 700, (5, 5, 9, 9)), Region.FULL)[0].box == Box(0, 0, 1000, 700)
+        assert plan(with_holes(600, 520, (5, 5, 9, 9)))[0].describe() == "0,0,600,520@1->600x520"
+        assert plan(with_holes(4000, 4000, (900, 900, 1500, 1500)), padding=10)[0].box == Box(890, 890, 1510, 1510)
+
+    def test_native_size_is_on_every_grid(self) -> None:
+        """A model whose native size has no eighth of whole cells keeps its cells for a grid."""
+        (canvas,) = plan(with_holes(400, 400, (190, 190, 210, 210)), native_size=100, stride=4)
+        assert (canvas.width, canvas.height) == (100, 100)
 
 
 class TestSeveralHoles:

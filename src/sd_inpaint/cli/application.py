@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import sd_inpaint
-from sd_inpaint.cli import doctor, keys, models, serve
+from sd_inpaint.cli import doctor, extend, keys, mask, models, paint, replay, serve
 from sd_inpaint.errors import InpaintError
 
 FAILED = 1
@@ -39,6 +39,10 @@ def about(
 
 app.command("serve", epilog=serve.EXAMPLES)(serve.serve)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("paint", epilog=paint.EXAMPLES)(paint.paint)
+app.command("mask", epilog=mask.EXAMPLES)(mask.mask)
+app.command("extend", epilog=extend.EXAMPLES)(extend.extend)
+app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 

@@ -5,8 +5,7 @@ the same components, scheduler and seed give the same canvas; tests/test_denoise
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +15,12 @@ import torch
 from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.diffusion.encodings import Encodings, to_tensor
 from sd_inpaint.diffusion.model import InpaintModel
+from sd_inpaint.diffusion.out_of_memory import translated_out_of_memory
 from sd_inpaint.diffusion.runner import Runner
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import create_scheduler
 from sd_inpaint.engine.canvas_jobs import CanvasTask
-from sd_inpaint.errors import ContentFlaggedError, InvalidOutputError, OutOfMemoryError
+from sd_inpaint.errors import ContentFlaggedError, InvalidOutputError
 from sd_inpaint.imaging.geometry import CanvasLimits
 from sd_inpaint.imaging.masks import is_hole, latent_hole
 from sd_inpaint.schema import SoftMask
@@ -142,7 +142,7 @@ class Denoiser:
         Raises:
             OutOfMemoryError: If the device has too little memory.
         """
-        with _translate_out_of_memory(), torch.inference_mode():
+        with translated_out_of_memory(), torch.inference_mode():
             parameters = task.parameters
             # 1. Embed the prompts; without guidance the negative one is not used.
             prompts = [parameters.prompt]
@@ -215,7 +215,7 @@ class Denoiser:
                 for diffusion, part in zip(group, self.predict(group), strict=True)
             }
             return [parts[diffusion] for diffusion in batch]
-        with _translate_out_of_memory(), torch.inference_mode():
+        with translated_out_of_memory(), torch.inference_mode():
             # 6. Scale the latents as each scheduler wants them; guidance takes two rows, negative prompt first.
             rows = [2 if diffusion.guided else 1 for diffusion in batch]
             timesteps = [diffusion.timesteps[diffusion.step] for diffusion in batch]
@@ -247,7 +247,7 @@ class Denoiser:
 
     def advance(self, diffusion: Diffusion, prediction: torch.Tensor) -> None:
         """One scheduler step of one canvas."""
-        with _translate_out_of_memory(), torch.inference_mode():
+        with translated_out_of_memory(), torch.inference_mode():
             # 9. Step from x_t to x_{t-1}.
             scheduler = diffusion.scheduler
             draws = "generator" in inspect.signature(scheduler.step).parameters
@@ -273,7 +273,7 @@ class Denoiser:
             InvalidOutputError: If the picture is not one, also when decoded in float32.
             ContentFlaggedError: If the safety checker flags it.
         """
-        with _translate_out_of_memory(), torch.inference_mode():
+        with translated_out_of_memory(), torch.inference_mode():
             # Colours are matched by what the decoder gets wrong outside the hole, which it may not be shown then.
             matches_colours = diffusion.task.parameters.color_match
             shown = None if matches_colours else to_tensor(diffusion.task.image)
@@ -362,23 +362,6 @@ def _hold_back(diffusion: Diffusion, known: _Known) -> torch.Tensor:
     held = diffusion.scheduler.add_noise(known.latents, known.noise, timestep)
     # The tolerance keeps a strength of exactly one step's fraction from being lost to rounding.
     return torch.where(known.strength >= left - 1e-6, diffusion.latents, held)
-
-
-@contextmanager
-def _translate_out_of_memory() -> Iterator[None]:
-    try:
-        yield
-    except (torch.cuda.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory() from error
-    except RuntimeError as error:
-        # The CPU and MPS allocators raise a plain RuntimeError.
-        if "can't allocate memory" in str(error) or "out of memory" in str(error):
-            raise _out_of_memory() from error
-        raise
-
-
-def _out_of_memory() -> OutOfMemoryError:
-    return OutOfMemoryError("The device ran out of memory. Use region=auto or region=mask, or send a smaller picture.")
 
 
 def _guide(noise: torch.Tensor, guidance_scale: float) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """Which devices work, each in a process of its own."""
 
 import os
+import sys
+from pathlib import Path
 from typing import Final
-
-import torch
 
 from sd_inpaint.errors import SettingsError
 from sd_inpaint.settings import Settings
@@ -23,8 +23,10 @@ def place(settings: Settings, *, cuda_devices: int | None = None, cores: int | N
     Raises:
         SettingsError: If there are fewer devices than were asked for.
     """
-    cards = torch.cuda.device_count() if cuda_devices is None else cuda_devices
     is_open = settings.device in SEVERAL
+    cards = 0
+    if is_open and settings.workers != 1:
+        cards = _cards() if cuda_devices is None else cuda_devices
     if settings.workers == "auto":
         count = cards if is_open and cards else 1
     else:
@@ -42,6 +44,15 @@ def place(settings: Settings, *, cuda_devices: int | None = None, cores: int | N
         f"SD_INPAINT_WORKERS={count} and SD_INPAINT_DEVICE={settings.device}: one device has one worker. Leave one of "
         "the two to auto."
     )
+
+
+def _cards() -> int:
+    """How many CUDA devices torch sees. It is loaded only where there may be one: that takes seconds."""
+    if sys.platform == "linux" and not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/dxg").exists():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _cores() -> int:

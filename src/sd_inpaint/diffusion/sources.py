@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -181,6 +182,34 @@ def verify(source: Source) -> Source:
     if missing:
         raise WeightsError(f"{source.folder} lacks files that its {CHECKSUMS} lists:\n{', '.join(missing)}.")
     return Source(source.name, source.folder, source.revision, files)
+
+
+class Verification:
+    """Verifies a model in a thread of its own: hashing takes as long as reading, and other work can go on meanwhile."""
+
+    def __init__(self, source: Source) -> None:
+        executor = ThreadPoolExecutor(1, thread_name_prefix="verification")
+        self._future = executor.submit(verify, source)
+        executor.shutdown(wait=False)
+
+    @classmethod
+    def begin(cls, settings: Settings) -> "Verification | None":
+        """Begins with the configured model, if it is on this disk; None where it is to be downloaded first, or wrong.
+
+        What is wrong is said by :func:`locate`, in its turn.
+        """
+        try:
+            return cls(locate(settings.model_copy(update={"offline": True})))
+        except WeightsError:
+            return None
+
+    def result(self) -> Source:
+        """Waits for the end; returns the source with its digests.
+
+        Raises:
+            WeightsError: As :func:`verify` does.
+        """
+        return self._future.result()
 
 
 def _check_digest(name: str, path: Path, found: str, listed: str | None) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,32 @@ from sd_inpaint.diffusion.devices import (
     dtype_name,
     find_torch_device,
 )
+from sd_inpaint.diffusion.direct_loading import load_directly
 from sd_inpaint.diffusion.first_load import check_first_load, remember_first_load
 from sd_inpaint.diffusion.model import TorchModel
 from sd_inpaint.diffusion.number_format import probe_of
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import name_of
-from sd_inpaint.diffusion.sources import AUTOENCODERS, Source, first_line, locate, verify
+from sd_inpaint.diffusion.sources import AUTOENCODERS, Source, Verification, first_line, locate, verify
 from sd_inpaint.errors import WeightsError
 from sd_inpaint.settings import Settings
 
 logger = logging.getLogger("bentoml.sd_inpaint.weights")
 
 
-def load(settings: Settings) -> Denoiser:
+def load(settings: Settings, verification: Verification | None = None) -> Denoiser:
     """Finds, verifies and loads the configured model; may take minutes, and downloads what is missing.
+
+    Args:
+        settings: The operator's.
+        verification: Of the model, begun before; None verifies it here.
 
     Raises:
         WeightsError: If the weights are missing and cannot be downloaded, are pickles, or are not an inpainting model.
         SettingsError: If the requested device or number format is not available.
     """
     find_torch_device(settings.device)  # a wrong name is found before a download
-    source = verify(locate(settings))
+    source = verify(locate(settings)) if verification is None else verification.result()
     check_first_load(source, settings)
     device = choose_device(settings, probe_of(source.folder / "unet"))
     model = _load_model(source, device, allow_pickle=settings.allow_pickle)
@@ -82,21 +88,11 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
     """Loads the components; each decides for itself which of its files fits the number format best."""
     with _quiet_libraries():
         try:
-            modules: dict[str, Any] = {
-                "unet": UNet2DConditionModel,
-                "vae": _autoencoder_class(source.folder / "vae"),
-                "text_encoder": CLIPTextModel,
-            }
+            load_one = partial(_load_component, device=device, allow_pickle=allow_pickle)
             parts: dict[str, Any] = {
-                name: module.from_pretrained(
-                    source.folder / name,
-                    local_files_only=True,
-                    dtype=(dtype := device.vae_dtype if name == "vae" else device.dtype),
-                    **_weights_file(source.folder / name, dtype, allow_pickle=allow_pickle),
-                )
-                .to(device.torch_device)
-                .eval()
-                for name, module in modules.items()
+                "unet": load_one(UNet2DConditionModel, source.folder / "unet", device.dtype),
+                "vae": load_one(_autoencoder_class(source.folder / "vae"), source.folder / "vae", device.vae_dtype),
+                "text_encoder": load_one(CLIPTextModel, source.folder / "text_encoder", device.dtype),
             }
             tokenizer = CLIPTokenizer.from_pretrained(source.folder / "tokenizer", local_files_only=True)
             scheduler = _load_scheduler(source.folder / "scheduler")
@@ -104,11 +100,23 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
             # torch's RuntimeError: a file that lacks tensors, or has them in other shapes than its config.
             raise WeightsError(f"{source.folder} could not be loaded as a model:\n{first_line(error)}") from error
     _check_inpainting(parts["unet"], parts["vae"], source)
-    if device.kind == "cpu":
-        # oneDNN's own order: a tenth off each step (docs/benchmarks.md). On a GPU it was not measured.
-        for name in ("unet", "vae"):
-            parts[name].to(memory_format=torch.channels_last)
     return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device)
+
+
+def _load_component(
+    module_class: Any, folder: Path, dtype: torch.dtype, *, device: Device, allow_pickle: bool
+) -> torch.nn.Module:
+    variant = _weights_file(folder, dtype, allow_pickle=allow_pickle)
+    # On a CPU oneDNN's own order: a tenth off each step (docs/benchmarks.md). On CUDA it depends on the rows of a call.
+    channels_last = device.kind == "cpu"
+    file = folder / (".".join(filter(None, ("diffusion_pytorch_model", variant.get("variant"), "safetensors"))))
+    if issubclass(module_class, diffusers.ModelMixin) and file.is_file() and variant["use_safetensors"]:
+        options = {"dtype": dtype, "device": device.torch_device, "channels_last": channels_last}
+        if (module := load_directly(module_class, folder, file, **options)) is not None:
+            return module.eval()
+    module = module_class.from_pretrained(folder, local_files_only=True, dtype=dtype, **variant)
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    return module.to(device.torch_device, memory_format=layout).eval()
 
 
 def _load_safety_checker(source: Source, device: Device, settings: Settings) -> SafetyChecker | None:
@@ -189,8 +197,10 @@ def _quiet_libraries() -> Iterator[None]:
     before = diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
+        transformers_logging.enable_progress_bar()
         diffusers_logging.set_verbosity(before[0])
         transformers_logging.set_verbosity(before[1])

@@ -186,6 +186,18 @@ def read_text(data: bytes, *, max_pixels: int) -> str:
         return comment[8:].decode("utf-16-be", "replace")
 
 
+def read_xmp(data: bytes, *, max_pixels: int) -> str:
+    """Reads a picture's XMP packet; arguments, errors and cost as for :func:`read_text`.
+
+    Returns:
+        The packet; empty where there is none.
+    """
+    with _translated("image", InvalidImageError), _opened(data) as source:
+        _check_size(source.size, "image", max_pixels)
+        packet = source.info.get("xmp") or source.info.get("XML:com.adobe.xmp") or ""
+        return packet.decode("utf-8", "replace") if isinstance(packet, bytes) else str(packet)
+
+
 def read_size(data: bytes, name: str, *, max_pixels: int) -> tuple[int, int]:
     """Reads the size of a picture off its headers, and refuses what would take too long to decode.
 

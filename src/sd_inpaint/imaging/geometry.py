@@ -18,6 +18,7 @@ from PIL import Image
 
 from sd_inpaint.errors import ImageTooLargeError
 from sd_inpaint.imaging import masks
+from sd_inpaint.imaging.grid import MAX_GROWTH, Side, grid_step, scaled_side
 from sd_inpaint.picture import Flags, Pixels
 from sd_inpaint.schema import Region
 
@@ -302,6 +303,25 @@ class _Planner:
         while canvas.pixels > self.limits.max_pixels:
             scale *= min(0.99, math.sqrt(self.limits.max_pixels / canvas.pixels))
             canvas = self._scaled(box, scale)
+        return self._on_grid(extent, canvas, scale) if self.padding is None else canvas
+
+    def _on_grid(self, extent: Box, canvas: Canvas, scale: float) -> Canvas:
+        """The same with a little more or less context, so that its sides are among few; itself where that cannot be."""
+        step = grid_step(self.limits.native_size, self.limits.stride)
+        most = min(self.limits.max_pixels, self.limits.native_size**2 * _MAX_AREA, canvas.pixels * MAX_GROWTH)
+        context = math.ceil(self.limits.native_size * _MIN_CONTEXT / 2)
+        box = canvas.box
+        sides = (
+            Side(box.width, min(extent.width + 2 * context, self.columns), self.columns, scale),
+            Side(box.height, min(extent.height + 2 * context, self.rows), self.rows, scale),
+        )
+        for down in (False, True):
+            width, height = (side.on_grid(step, down=down) for side in sides)
+            left, right = _centred(extent.left, extent.right, width, self.columns)
+            top, bottom = _centred(extent.top, extent.bottom, height, self.rows)
+            found = self._scaled(Box(left, top, right, bottom), scale, step)
+            if found.pixels <= most and max(found.width, found.height) <= self.limits.native_size * _MAX_SIDE:
+                return found
         return canvas
 
     def _surroundings(self, extent: Box) -> Box:
@@ -333,8 +353,8 @@ class _Planner:
             scale = math.sqrt(native_area / area)
         return min(scale, self.limits.native_size * _MAX_SIDE / max(box.width, box.height))
 
-    def _scaled(self, box: Box, scale: float) -> Canvas:
-        inner_width, inner_height = max(1, round(box.width * scale)), max(1, round(box.height * scale))
+    def _scaled(self, box: Box, scale: float, step: int = 1) -> Canvas:
+        inner_width, inner_height = (scaled_side(side, scale, step) for side in (box.width, box.height))
         width, height = (
             math.ceil(side / self.limits.stride) * self.limits.stride for side in (inner_width, inner_height)
         )

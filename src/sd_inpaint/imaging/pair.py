@@ -92,7 +92,9 @@ def decode_pair(
     picture = codecs.decode_image(image, max_pixels=max_pixels, keep_exif=parameters.keep_exif)
     pixels = read_mask(mask, picture, max_pixels)
     check_same_size(picture, pixels)
-    return InpaintRequest(picture, pixels, parameters, hashlib.sha256(image).hexdigest())
+    # A mask that was read otherwise is another mask.
+    mask_sha256 = "" if mask is None or read_mask is not read_luminance else hashlib.sha256(mask).hexdigest()
+    return InpaintRequest(picture, pixels, parameters, hashlib.sha256(image).hexdigest(), mask_sha256)
 
 
 def check_same_size(image: Picture, mask: Pixels) -> None:

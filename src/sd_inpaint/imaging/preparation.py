@@ -77,6 +77,7 @@ class Preparation:
         is_all_white: Whether the effective mask is white throughout.
         brightest: The highest level of the effective mask.
         image_sha256: As in :class:`~sd_inpaint.schema.InpaintRequest`.
+        mask_sha256: As there.
     """
 
     image: Picture
@@ -86,6 +87,7 @@ class Preparation:
     is_all_white: bool
     brightest: int = 255
     image_sha256: str = ""
+    mask_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,14 @@ def prepare(request: InpaintRequest, limits: CanvasLimits) -> Preparation:
     seen = masks.visible(mask)
     cuts = tuple(_cut(canvas, request.image, seen, parameters) for canvas in canvases)
     return Preparation(
-        request.image, mask, canvases, cuts, bool((mask == 255).all()), int(mask.max()), request.image_sha256
+        request.image,
+        mask,
+        canvases,
+        cuts,
+        is_all_white=bool((mask == 255).all()),
+        brightest=int(mask.max()),
+        image_sha256=request.image_sha256,
+        mask_sha256=request.mask_sha256,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from xml.sax.saxutils import quoteattr
 
 from sd_inpaint import __version__
+from sd_inpaint.imaging.record import NAMESPACE, Record
 from sd_inpaint.prompt_syntax import write_web_ui
 from sd_inpaint.schema import InpaintParameters, InpaintResult, MaskedContent, Region, SchedulerName
 
@@ -46,13 +47,17 @@ _XMP: Final = """\
   <rdf:Description rdf:about=""
     xmlns:xmp="http://ns.adobe.com/xap/1.0/"
     xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+    xmlns:sdInpaint={namespace}
     xmp:CreatorTool={tool}
     Iptc4xmpExt:DigitalSourceType={source_type}
-    Iptc4xmpExt:AISystemUsed={model}/>
+    Iptc4xmpExt:AISystemUsed={model}{record}/>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
 """Source: XMP specification part 1, section 7; IPTC Photo Metadata 2025.1 for the two properties of the extension."""
+
+_MAX_PACKET_BYTES: Final = 65_502
+"""Source: XMP specification part 3, section 1.1.3: the packet that one segment of a JPEG holds."""
 
 # XML 1.0 knows no other control characters, and no text file format can hold half a surrogate pair.
 _UNWRITABLE: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -101,22 +106,31 @@ def texts(parameters: InpaintParameters, result: InpaintResult, seed: int, *, mo
     return {"parameters": "\n".join(lines), "Software": SOFTWARE}
 
 
-def xmp(result: InpaintResult, *, model: str) -> bytes | None:
+def xmp(result: InpaintResult, *, model: str, record: Record | None = None) -> bytes | None:
     """The XMP packet that says a trained model made some, or all, of the picture.
 
     Args:
         result: The request's result.
         model: The model's name as callers know it.
+        record: How the picture was made; is left out if the packet would be larger than a JPEG can hold.
 
     Returns:
         UTF-8; None where nothing was painted.
     """
     if result.steps == 0:
         return None
-    packet = _XMP.format(
-        tool=quoteattr(SOFTWARE), source_type=quoteattr(source_type(result)), model=quoteattr(writable(model))
+    written = "" if record is None else f"\n    sdInpaint:Record={quoteattr(record.write())}"
+    packets = (
+        _XMP.format(
+            tool=quoteattr(SOFTWARE),
+            source_type=quoteattr(source_type(result)),
+            namespace=quoteattr(NAMESPACE),
+            model=quoteattr(writable(model)),
+            record=each,
+        ).encode("utf-8")
+        for each in (written, "")
     )
-    return packet.encode("utf-8")
+    return next(packet for packet in packets if len(packet) <= _MAX_PACKET_BYTES)
 
 
 def source_type(result: InpaintResult) -> str:

@@ -133,7 +133,10 @@ class JobResult:
         is_all_painted: As there.
         brightest: As there.
         image_sha256: As there; results of earlier versions have none.
-        plan: As there; results of earlier versions have none.
+        plan: As there; results of earlier versions have none, nor any of what follows.
+        mask_sha256: As there.
+        weights_sha256: As there.
+        device: As there.
     """
 
     pictures: tuple[bytes, ...]
@@ -146,6 +149,9 @@ class JobResult:
     brightest: int = 255
     image_sha256: str = ""
     plan: str = ""
+    mask_sha256: str = ""
+    weights_sha256: str = ""
+    device: str = ""
 
     @property
     def different(self) -> list[bytes]:

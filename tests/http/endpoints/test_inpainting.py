@@ -258,6 +258,7 @@ def test_json_result(app: App) -> None:
         "model": "demo",
         "inference_seconds": 0.5,
         "regions": ["0,0,70,53 x1.000"],
+        "plan": "fake-float32",
         "warnings": [],
         "request_id": "mine",
     }

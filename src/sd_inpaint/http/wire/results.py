@@ -13,6 +13,7 @@ from sd_inpaint.http.wire.headers import NO_STORE, WARNING
 from sd_inpaint.imaging import provenance
 from sd_inpaint.imaging.codecs import ImageFormat, encode
 from sd_inpaint.imaging.credentials import ContentCredentials
+from sd_inpaint.imaging.record import Record
 from sd_inpaint.schema import InpaintParameters, InpaintResult
 
 FAINT_LEVEL = 128
@@ -105,7 +106,8 @@ def encode_all(
     files = []
     for variation in result.variations:
         text = provenance.texts(parameters, result, variation.seed, model=model) if parameters else None
-        xmp = provenance.xmp(result, model=model) if parameters else None
+        record = Record.of(parameters, result, variation.seed, model) if parameters else None
+        xmp = provenance.xmp(result, model=model, record=record) if parameters else None
         file = encode(variation.image, image_format, quality=quality, text=text, xmp=xmp)
         if credentials is not None:
             file = credentials.sign(file, image_format, result, model=model)

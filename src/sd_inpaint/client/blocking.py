@@ -1,0 +1,176 @@
+"""The client for programs that wait."""
+
+import time
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from sd_inpaint.client import flows
+from sd_inpaint.client.connection import Target, answer_of, unreachable
+from sd_inpaint.client.exchange import Answer, Flow, Follow, Send, Sleep
+from sd_inpaint.client.flows import OnProgress, Patience
+from sd_inpaint.client.options import Options, read_options
+from sd_inpaint.client.results import Job, Result
+from sd_inpaint.client.retries import Notify, Retries
+from sd_inpaint.client.uploads import ImageInput, file_of
+
+T = TypeVar("T")
+
+
+class Client:
+    """Calls the service and waits. Any number of threads may use one client; connections are used again.
+
+    Close it, or use it in a ``with`` statement.
+
+    Every method raises :class:`~sd_inpaint.errors.InpaintError`: the service's errors by their codes, and
+    :class:`~sd_inpaint.client.NoAnswerError` if none comes.
+
+    Args:
+        server: Its address, with the path under which a proxy serves it, such as ``https://example.org/paint``; by
+            default ``SD_INPAINT_SERVER`` of the environment, else ``http://localhost:8000``.
+        key: The API key; by default ``SD_INPAINT_KEY`` of the environment.
+        retries: How long it goes on trying.
+        on_retry: Gets a sentence and the seconds before each wait for another try.
+        transport: For tests, and what httpx cannot do by itself.
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        key: str | None = None,
+        retries: Retries | None = None,
+        on_retry: Notify | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._target = Target(server, key)
+        self._patience = Patience(retries or Retries(), on_retry)
+        self._http = httpx.Client(transport=transport, **self._target.arguments())
+
+    @property
+    def server(self) -> str:
+        """The address that is called."""
+        return self._target.server
+
+    def inpaint(
+        self,
+        image: ImageInput,
+        mask: ImageInput,
+        prompt: str,
+        *,
+        on_progress: OnProgress | None = None,
+        timeout: float | None = None,
+        idempotency_key: str | None = None,
+        **options: Unpack[Options],
+    ) -> Result:
+        """Repaints the white part of the mask, and waits for it. However often it has to try, it is painted once.
+
+        Args:
+            image: A path, a file's bytes, a Pillow picture or an array.
+            mask: The same, of the same size: white is repainted, black kept, grey blended.
+            prompt: The content of the repainted area.
+            on_progress: Is called for each change; see :class:`~sd_inpaint.client.Progress`.
+            timeout: Seconds to wait at most, once the job is accepted.
+            idempotency_key: Names the request, so that a later call gets the same result while the service has it. By
+                default it is a new one, and the job is removed in the end, also if this call is broken off.
+            options: Everything else; docs/api.md has each field.
+
+        Raises:
+            TimeoutError: If it takes longer than ``timeout``.
+        """
+        files = {"image": file_of(image, "image"), "mask": file_of(mask, "mask")}
+        parameters = read_options(prompt, options)
+        return self._run(flows.inpaint(files, parameters, idempotency_key, self._patience, on_progress, timeout))
+
+    def submit(
+        self,
+        image: ImageInput,
+        mask: ImageInput,
+        prompt: str,
+        *,
+        idempotency_key: str | None = None,
+        **options: Unpack[Options],
+    ) -> Job:
+        """Has a job accepted, and returns it at once; arguments as for :meth:`inpaint`."""
+        files = {"image": file_of(image, "image"), "mask": file_of(mask, "mask")}
+        return self._run(flows.submit(files, read_options(prompt, options), idempotency_key, self._patience))
+
+    def wait(self, job_id: str, *, on_progress: OnProgress | None = None, timeout: float | None = None) -> Job:
+        """Follows a job until it is done, failed or cancelled; connects again as often as needed.
+
+        Raises:
+            TimeoutError: If it has not ended after ``timeout`` seconds; the job goes on.
+        """
+        return self._run(flows.wait(job_id, self._patience, on_progress, timeout))
+
+    def job(self, job_id: str) -> Job:
+        """Looks a job up."""
+        return self._run(flows.get_job(job_id, self._patience))
+
+    def result(self, job_id: str) -> Result:
+        """Returns a job's result, or raises what it failed with; :class:`JobNotReadyError` until it has ended."""
+        return self._run(flows.get_result(job_id, self._patience))
+
+    def cancel(self, job_id: str) -> None:
+        """Cancels a job, or deletes the result of one that has ended."""
+        self._run(flows.cancel(job_id, self._patience))
+
+    def preview(self, image: ImageInput) -> tuple[bytes, tuple[int, int]]:
+        """Returns a small PNG of a picture as the service sees it, and the (width, height) that its mask needs."""
+        return self._run(flows.preview(file_of(image, "image"), self._patience))
+
+    def health(self) -> dict[str, Any]:
+        """Returns what the service says of its health; raises its error if it cannot serve."""
+        return self._run(flows.get_json(flows.HEALTH, self._patience))
+
+    def info(self) -> dict[str, Any]:
+        """Returns facts about the model, the limits and the parameters."""
+        return self._run(flows.get_json(flows.INFO, self._patience))
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            command = next(flow)
+            while True:
+                try:
+                    outcome = self._do(command)
+                except httpx.TransportError as error:
+                    command = flow.throw(unreachable(error, self.server))
+                except BaseException as error:  # noqa: BLE001  # the flow raises it again, and may have something to undo
+                    command = flow.throw(error)
+                else:
+                    command = flow.send(outcome)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+
+    def _do(self, command: Send | Follow | Sleep) -> Answer | None:
+        if isinstance(command, Sleep):
+            time.sleep(command.seconds)
+            return None
+        request = self._http.build_request(**self._target.request(command.request))
+        if isinstance(command, Send):
+            response = self._http.send(request)
+            return answer_of(response, response.content)
+        response = self._http.send(request, stream=True)
+        try:
+            if response.status_code != 200:
+                return answer_of(response, response.read())
+            for line in response.iter_lines():
+                if command.take(line):
+                    break
+            return answer_of(response)
+        finally:
+            response.close()
