@@ -1,14 +1,16 @@
 """What is wrong while the service still serves."""
 
 import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sd_inpaint.condition import LOW_DISK_BYTES, STALLED_SECONDS, Condition
+from sd_inpaint.condition import EXPIRY_WARNING_DAYS, LOW_DISK_BYTES, STALLED_SECONDS, Condition
 from sd_inpaint.errors import StateUnavailableError
+from sd_inpaint.imaging.credentials import ContentCredentials
 from sd_inpaint.jobs.job import StoreSpace
 from sd_inpaint.jobs.sqlite import SqliteJobStore
 from sd_inpaint.work.memory_budget import MemoryBudget, resident_bytes
@@ -51,6 +53,25 @@ def codes(parts: Any) -> list[str]:
 def test_nothing_is_wrong_up_to_each_bound(parts: Any) -> None:
     """A disk, a memory and a loop that are at their bounds are in order."""
     assert codes(parts) == []
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (timedelta(days=EXPIRY_WARNING_DAYS, hours=1), []),
+        (timedelta(days=EXPIRY_WARNING_DAYS, hours=-1), ["certificate_expires_soon"]),
+        (timedelta(hours=-1), ["certificate_expired"]),
+    ],
+    ids=["valid", "soon", "expired"],
+)
+def test_certificate(parts: Any, left: timedelta, expected: list[str]) -> None:
+    """A certificate is a problem from two weeks before it expires, and the sentence says when that is."""
+    until = datetime.now(UTC) + left
+    credentials = ContentCredentials.__new__(ContentCredentials)
+    credentials.valid_until = until
+    found = Condition(parts.engine, parts.runner, parts.budget, credentials).problems()
+    assert [problem.code for problem in found] == expected
+    assert all(f"{until:%Y-%m-%d %H:%M}" in problem.sentence for problem in found)
 
 
 def test_each_trouble_is_found(parts: Any) -> None:

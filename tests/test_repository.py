@@ -268,7 +268,7 @@ class TestDependencies:
     def test_every_import_is_a_declared_dependency(self, extra: str) -> None:
         """Nothing is imported that only comes along with something else."""
         extras = PYPROJECT["project"]["optional-dependencies"]
-        lines = [*PYPROJECT["project"]["dependencies"], *extras["c2pa"], *extras["postgres"]]
+        lines = [*PYPROJECT["project"]["dependencies"], *extras["c2pa"], *extras["postgres"], *extras["mcp"]]
         paths = [ROOT / "service.py", *(ROOT / "src").rglob("*.py")]
         if extra:
             lines += extras[extra]

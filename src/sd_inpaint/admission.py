@@ -21,7 +21,7 @@ from sd_inpaint.imaging.preparation import (
     outline_upload,
     prepare_upload,
 )
-from sd_inpaint.schema import InpaintParameters
+from sd_inpaint.schema import InpaintParameters, OutputFormat
 from sd_inpaint.telemetry.tracing import record, span
 from sd_inpaint.work.fair_line import NOBODY, Share
 from sd_inpaint.work.memory_budget import AHEAD_SHARE, RETRY_SECONDS, Reservation
@@ -40,13 +40,15 @@ class ReadPicture(Protocol[T_co]):
 
 
 DECODE_BYTES_PER_PIXEL: Final = 28
-"""Peak of decoding image and mask and of planning, in a worker (measured: docs/reliability.md)."""
+"""Peak of decoding image and mask and of planning, in a worker: a fifth more than measured (docs/reliability.md)."""
 
 HELD_BYTES_PER_PIXEL: Final = 5
 """A decoded image, RGB and alpha, and its mask."""
 
-FINISH_BYTES_PER_PIXEL: Final = 15
-"""Working copies while a result is put together and encoded."""
+FINISH_BYTES_PER_PIXEL: Final = 20
+AVIF_FINISH_BYTES_PER_PIXEL: Final = 52
+"""Working copies while a result is put together and encoded: with the first result's own bytes, a sixth more than
+measured (docs/reliability.md). AVIF's encoder keeps frames of its own."""
 
 RESULT_BYTES_PER_PIXEL: Final = 8
 """Each result: its pixels and, uncompressible, its file."""
@@ -59,10 +61,15 @@ _MEASURE_BYTES: Final = 256 * 1024**2
 
 _CPU_SECONDS: Final = 5.0
 _CPU_SECONDS_PER_MEGAPIXEL: Final = 0.4
-"""Five times what the slowest format and the widest ``mask_grow`` take together (measured: docs/reliability.md)."""
+"""Twice what the slowest format and the widest ``mask_grow`` take together (measured: docs/reliability.md)."""
 
 _HEAVY_PIXELS: Final = 8_000_000
 _HEAVY_UPLOAD_BYTES: Final = 16 * 1024**2
+
+
+def finish_bytes_per_pixel(output_format: str | None) -> int:
+    """Returns what putting a result together and encoding it takes beside the result, by the name of its format."""
+    return AVIF_FINISH_BYTES_PER_PIXEL if output_format == OutputFormat.AVIF else FINISH_BYTES_PER_PIXEL
 
 
 class AdmittedRequest:
@@ -186,7 +193,7 @@ class Admission:
         # Small pictures have a line of their own: no number of large ones keeps them out.
         kind = "heavy" if _is_heavy(upload, pixels) else "light"
         with self._counted(kind, share, force=force):
-            self._pool.check_fits(_whole_bytes(pixels, upload.parameters.num_images))
+            self._pool.check_fits(_whole_bytes(pixels, upload.parameters))
             with await self._pool.wait(_decode_bytes(pixels), share=share):
                 record("admission", came_at, time.monotonic())
                 held = self._try_hold_ahead(pixels)
@@ -206,7 +213,7 @@ class Admission:
         if admitted.read is not None:
             # All that it will take to its end: a request that holds pixels while it waits for more may wait for ever.
             width, height = admitted.size
-            whole = _whole_bytes(width * height, admitted.parameters.num_images)
+            whole = _whole_bytes(width * height, admitted.parameters)
             admitted.hold_all(await self._pool.wait(whole, is_urgent=True, share=admitted.share))
             upload = await asyncio.to_thread(admitted.read)
             admitted.preparation = await self._run(
@@ -231,7 +238,7 @@ class Admission:
         """Waits for the memory that the request's results take, before they are put together."""
         if not admitted.holds_all:
             width, height = admitted.size
-            size = _finish_bytes(width * height, admitted.parameters.num_images)
+            size = _finish_bytes(width * height, admitted.parameters)
             admitted.hold_all(await self._pool.wait(size, is_urgent=True, share=admitted.share))
 
     async def _measure(self, upload: Upload, share: Share) -> int:
@@ -320,9 +327,10 @@ def _held_bytes(pixels: int) -> int:
     return pixels * HELD_BYTES_PER_PIXEL + SMALL_BYTES
 
 
-def _finish_bytes(pixels: int, results: int) -> int:
-    return pixels * (FINISH_BYTES_PER_PIXEL + RESULT_BYTES_PER_PIXEL * results) + SMALL_BYTES
+def _finish_bytes(pixels: int, parameters: InpaintParameters) -> int:
+    working = finish_bytes_per_pixel(parameters.output_format)
+    return pixels * (working + RESULT_BYTES_PER_PIXEL * parameters.num_images) + SMALL_BYTES
 
 
-def _whole_bytes(pixels: int, results: int) -> int:
-    return max(_decode_bytes(pixels), _held_bytes(pixels) + _finish_bytes(pixels, results))
+def _whole_bytes(pixels: int, parameters: InpaintParameters) -> int:
+    return max(_decode_bytes(pixels), _held_bytes(pixels) + _finish_bytes(pixels, parameters))

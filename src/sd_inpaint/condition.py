@@ -6,6 +6,7 @@ from typing import Final
 
 from sd_inpaint.engine.lifecycle import Engine
 from sd_inpaint.errors import StateUnavailableError
+from sd_inpaint.imaging.credentials import ContentCredentials
 from sd_inpaint.jobs.job import StoreSpace
 from sd_inpaint.jobs.runner import JobRunner
 from sd_inpaint.work.memory_budget import MemoryBudget, resident_bytes
@@ -16,7 +17,18 @@ LOW_DISK_BYTES: Final = 512 * 1024**2
 STALLED_SECONDS: Final = 300.0
 """No turn takes so long: the largest canvas's step takes a minute on a slow CPU (docs/benchmarks.md)."""
 
-PROBLEMS: Final = ("state_unavailable", "disk_low", "memory_high", "loop_stalled", "device_lost")
+EXPIRY_WARNING_DAYS: Final = 14
+"""Enough to get another certificate."""
+
+PROBLEMS: Final = (
+    "state_unavailable",
+    "disk_low",
+    "memory_high",
+    "loop_stalled",
+    "device_lost",
+    "certificate_expired",
+    "certificate_expires_soon",
+)
 """The codes of all problems."""
 
 
@@ -40,12 +52,16 @@ class Condition:
         engine: Whose loop should turn.
         runner: Whose store should be usable.
         budget: What memory should stay under.
+        credentials: Whose certificate should be valid; None where results are not signed.
     """
 
-    def __init__(self, engine: Engine, runner: JobRunner, budget: MemoryBudget) -> None:
+    def __init__(
+        self, engine: Engine, runner: JobRunner, budget: MemoryBudget, credentials: ContentCredentials | None = None
+    ) -> None:
         self._engine = engine
         self._runner = runner
         self._budget = budget
+        self._credentials = credentials
         self.space: StoreSpace | None = None
 
     def look_at_disk(self) -> None:
@@ -75,6 +91,8 @@ class Condition:
             found.append(
                 Problem("device_lost", f"{lost} of {lost + self._engine.devices} devices are lost, and loading.")
             )
+        if self._credentials is not None:
+            found += _problems_of(self._credentials)
         return tuple(found)
 
     def figures(self) -> dict[str, object]:
@@ -96,3 +114,15 @@ class Condition:
             },
             "loop": {"turn_age_seconds": None if math.isinf(age) else round(age, 3)},
         }
+
+
+def _problems_of(credentials: ContentCredentials) -> list[Problem]:
+    until, days = f"{credentials.valid_until:%Y-%m-%d %H:%M} UTC", credentials.days_left
+    if days < 0:
+        sentence = f"The certificate that results are signed with expired on {until}. Nothing is painted without one."
+        return [Problem("certificate_expired", sentence)]
+    if days < EXPIRY_WARNING_DAYS:
+        return [
+            Problem("certificate_expires_soon", f"The certificate that results are signed with expires on {until}.")
+        ]
+    return []

@@ -44,7 +44,7 @@ from sd_inpaint.telemetry.tracing import record, span
 from sd_inpaint.work.fair_line import Share
 from sd_inpaint.work.memory_budget import resident_bytes
 from sd_inpaint.work.picture_work import PictureWork
-from sd_inpaint.work.worker_pool import WORKER_BYTES
+from sd_inpaint.work.worker_pool import CALL_BYTES, IDLE_BYTES
 
 T = TypeVar("T")
 
@@ -218,7 +218,7 @@ class Painter:
             InpaintError: Whatever keeps it from being painted, but for the place in the device's queue.
         """
         limits = self.engine.ready_loop().backend.limits
-        return await self._admission.admit(upload, limits, force=force, share=_share(caller))
+        return await self._admission.admit(upload, limits, force=force, share=share_of(caller))
 
     async def read_picture(self, read: ReadPicture[T], image: bytes, caller: Usage | None = None) -> T:
         """Has a function of a module read a caller's picture in its turn; it takes ``max_pixels`` by name.
@@ -226,7 +226,7 @@ class Painter:
         Raises:
             InpaintError: As :meth:`admit` does.
         """
-        return await self._admission.read(read, image, self._settings.max_pixels, _share(caller))
+        return await self._admission.read(read, image, self._settings.max_pixels, share_of(caller))
 
     async def make_room_for_results(self, request: AdmittedRequest) -> None:
         """Waits for the memory that the request's results take, before they are put together."""
@@ -268,7 +268,8 @@ class Painter:
         return backend
 
     def _count_memory(self, of_devices: int) -> None:
-        self._work.budget.set_fixed(resident_bytes() + of_devices + self._work.workers.size * WORKER_BYTES)
+        workers = self._work.workers.size * (IDLE_BYTES + CALL_BYTES)
+        self._work.budget.set_fixed(resident_bytes() + of_devices + workers)
 
     def _make_queue(self, pace: Pace) -> CanvasQueue:
         return CanvasQueue(
@@ -385,7 +386,8 @@ def _nobody() -> Usage:
     return Usage(Accounts().of(NOBODY))
 
 
-def _share(usage: Usage | None) -> Share:
+def share_of(usage: Usage | None) -> Share:
+    """Returns who waits for memory and for decoding."""
     usage = usage or _nobody()
     return Share(usage.caller, usage.share)
 

@@ -88,6 +88,13 @@ class Settings(BaseSettings):
     """Devices that paint, each with the model in a process of its own; ``auto`` is one for each CUDA card, and one
     elsewhere. One alone works in the server's own process."""
 
+    compile: Literal["auto", "off", "regional", "full"] = "auto"
+    """``regional`` compiles the networks' repeated blocks beside the service, ``full`` all of the UNet at the native
+    size. ``auto`` is ``regional`` on CUDA where there is a C compiler, else ``off``, which keeps one plan for ever."""
+
+    cuda_graphs: bool = True
+    """False has CUDA launch every operation by itself."""
+
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of the device loop; unset leaves the choice to torch."""
 

@@ -107,6 +107,14 @@ def test_chunks_of_one_byte(served: Guarded, path: bytes) -> None:
     assert max(waits) < 2.0
 
 
+@pytest.mark.parametrize("path", [b"/read", b"/hold"])
+def test_a_body_of_small_chunks_is_refused(served: Guarded, path: bytes) -> None:
+    """Some thousand 1-byte chunks are a 400, whether they come to an end or not, and the connection is closed."""
+    chunks = b"1\r\nx\r\n" * (protocol.MANY_CHUNKS + 1)
+    answer = served.ask(CHUNKED % path + chunks + (b"0\r\n\r\n" if path == b"/read" else b""))
+    assert (answer.status, answer.code) == (400, "malformed_body")
+
+
 def test_small_chunks_of_a_small_body(served: Guarded) -> None:
     """A small body may come in chunks as small as its sender likes, and a large one in chunks of a line."""
     small = b"1\r\nx\r\n" * 1000 + b"0\r\n\r\n"

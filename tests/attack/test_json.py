@@ -1,5 +1,6 @@
 """JSON that freezes a parser, or that no encoder can write back."""
 
+import gzip
 import json
 import time
 from typing import Any
@@ -35,6 +36,13 @@ def test_bombs_are_not_parsed(app: App, body: bytes) -> None:
     refusal = post(app, body)
     assert time.monotonic() - started < 1.0
     assert "values" in check_shape(refusal, 400, "malformed_body")["error"]
+
+
+def test_compressed_bodies_are_refused(app: App) -> None:
+    """A compressed body is a 415 before it is read, as it is for forms: nothing is ever unpacked."""
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refusal = app.client.post(IMG2IMG, content=gzip.compress(bytes(1_000_000)), headers=headers)
+    check_shape(refusal, 415, "unsupported_media_type")
 
 
 def test_the_most_values_that_are_parsed_take_no_time() -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from sd_inpaint.cli import painters
 from sd_inpaint.cli.application import app
 from sd_inpaint.cli.journal import NAME, Journal
-from sd_inpaint.errors import InvalidParameterError
+from sd_inpaint.errors import InvalidParameterError, UnauthorizedError
 from sd_inpaint.http.wire.parameters import describe_bounds
 from sd_inpaint.schema import InpaintParameters, OutputFormat, SchedulerName
 from tests.support import edge
@@ -251,6 +251,22 @@ class TestFolder:
         assert not (pictures / "out" / "sd-inpaint-failures.log").exists()
         assert len(self.paint(prompt=UNLUCKY)[1]["failed"]) == 4
 
+    def test_what_would_end_every_picture_ends_the_run(self, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A wrong key is met once, not for each of a thousand pictures; the next run goes on."""
+
+        class Refusing(PlainPainter):
+            def paint(self, work: painters.Work, report: painters.Report) -> painters.Result:
+                if len(self.painted) == 2:
+                    raise UnauthorizedError("The API key is not valid.")
+                return super().paint(work, report)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(painters, "LocalPainter", Refusing)
+            assert "key" in failure(run("photos", "--mask", "masks", "-o", "out", "a rose"))
+        assert len(PlainPainter.painted) == 2
+        told = self.paint()[1]
+        assert (len(told["painted"]), len(told["skipped"])) == (2, 2)
+
     def test_a_lost_journal_costs_nothing(self, pictures: Path) -> None:
         """Results say themselves what they were made of."""
         self.paint("--seed", "8")
@@ -368,6 +384,11 @@ def test_a_server_paints_each_picture_once_however_often_the_run_is_killed(tmp_p
             assert process.returncode == (0 if wanted is None else -signal.SIGKILL), told
         assert len(live.painter.requests) == PICTURES
     check_complete(tmp_path)
+
+
+def test_a_wrong_address_is_found_at_once(folder: Path) -> None:
+    """Where nobody answers, nothing is tried again and again."""
+    assert "cannot be reached" in failure(run("photo.png", "mask.png", "a rose", "--server", "http://127.0.0.1:9"))
 
 
 def wait_for_results(out: Path, count: int, process: "subprocess.Popen[str]") -> None:

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sd_inpaint.cli.application import app
+from sd_inpaint.cli.serve import NEUTRAL_FOLDER
 from sd_inpaint.errors import SettingsError
 from sd_inpaint.settings import Settings
 from tests.support.processes import free_port
@@ -33,14 +34,14 @@ def test_options_are_settings(executed: list[list[str]], tmp_path: Path) -> None
     options = (
         f"--model other --device cpu --dtype bfloat16 --api-keys-file {keys} --state-dir {tmp_path}/state --offline"
     )
-    port = free_port()
-    done = CliRunner().invoke(app, ["serve", *options.split(), "--port", str(port), "--", "--timeout", "3"])
+    port, more = free_port(), ["--timeout", "3"]
+    done = CliRunner().invoke(app, ["serve", *options.split(), "--port", str(port), "--", *more])
     assert done.exit_code == 0, done.exception
     settings = Settings.read(None)
     assert (settings.model, settings.device, settings.dtype, settings.offline) == ("other", "cpu", "bfloat16", True)
     assert (settings.api_keys_file, settings.state_dir) == (keys, tmp_path / "state")
-    served = ["bentoml", "serve", "sd_inpaint.http.service:SDInpaint", "--host", "127.0.0.1", "--port", str(port)]
-    assert executed == [[sys.executable, "-P", "-m", *served, "--timeout", "3"]]
+    served = ["bentoml", "serve", "sd_inpaint.http.service:SDInpaint", "--working-dir", str(NEUTRAL_FOLDER)]
+    assert executed == [[sys.executable, "-P", "-m", *served, "--host", "127.0.0.1", "--port", str(port), *more]]
 
 
 def test_demo_model_on_this_machine_only(executed: list[list[str]]) -> None:
@@ -55,6 +56,19 @@ def test_settings_of_the_current_folder(executed: list[list[str]], tmp_path: Pat
     (tmp_path / ".env").write_text("SD_INPAINT_HOST=127.0.0.2\n", "ascii")
     assert CliRunner().invoke(app, ["serve", "--port", str(free_port())]).exit_code == 0
     assert executed[0][executed[0].index("--host") + 1] == "127.0.0.2"
+
+
+def test_paths_begin_in_the_current_folder(executed: list[list[str]], tmp_path: Path) -> None:
+    """The server runs in a folder where no module is, and finds what was named from the current one."""
+    (tmp_path / ".env").write_text("SD_INPAINT_STATE_DIR=state\nSD_INPAINT_MAX_QUEUE=7\n", "ascii")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "keys.toml").touch()
+    options = ["--model", "model", "--api-keys-file", "keys.toml", "--port", str(free_port())]
+    assert CliRunner().invoke(app, ["serve", *options]).exit_code == 0
+    settings = Settings.read(None)
+    assert (settings.state_dir, settings.api_keys_file) == (tmp_path / "state", tmp_path / "keys.toml")
+    assert (settings.model, settings.max_queue) == (str(tmp_path / "model"), 7)
+    assert not list(NEUTRAL_FOLDER.rglob("*.py"))
 
 
 def test_taken_port_is_a_sentence(executed: list[list[str]]) -> None:

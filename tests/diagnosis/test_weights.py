@@ -1,4 +1,4 @@
-"""Whether the weights are here, whole, or to be had from the Hub."""
+"""Whether the weights are here and whole, or the Hub has them."""
 
 import os
 import shutil

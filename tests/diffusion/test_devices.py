@@ -19,6 +19,16 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
+def describe_memory(
+    monkeypatch: pytest.MonkeyPatch, *, total: int, others: int = 0, fraction: float = 1.0, reserved: int = 0
+) -> None:
+    """Has torch report a card's memory: all of it, other tenants', what this process may take, and what it has taken."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (total - others - reserved, total))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: reserved // 2)
+
+
 @pytest.mark.parametrize(
     ("cuda", "mps", "expected", "dtype"),
     [
@@ -70,9 +80,8 @@ def test_batch_follows_memory_on_cuda_and_is_one_elsewhere(monkeypatch: pytest.M
     cpu = Device(torch.device("cpu"), torch.float32, "cpu")
     cuda = Device(torch.device("cuda", 0), torch.float16, "NVIDIA Test")
     free = 0
+    describe_memory(monkeypatch, total=1 << 40)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 1 << 40))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     assert choose_max_batch("auto", cpu, 512 * 512) == 1
     assert choose_max_batch(3, cpu, 512 * 512) == 3
     sizes = []
@@ -95,6 +104,39 @@ def test_canvas_bound_follows_memory_and_never_forbids_the_native_size(monkeypat
     assert choose_max_canvas_pixels(123456, cpu) == 123456
     # A decoder that is shown what is kept takes nearly twice the memory.
     assert choose_max_canvas_pixels("auto", cpu, fits_to_kept=True) < 0.6 * bounds[2]
+
+
+@pytest.mark.parametrize(
+    ("described", "free"),
+    [
+        ({"total": 80}, 80),
+        ({"total": 80, "fraction": 0.1}, 8),
+        ({"total": 80, "fraction": 0.5, "reserved": 10}, 30 + 5),
+        ({"total": 80, "fraction": 0.5, "others": 60}, 20),
+        ({"total": 80, "fraction": 0.1, "reserved": 20}, 10),
+        ({"total": 10}, 10),
+    ],
+    ids=["a card", "a limit", "a limit, part taken", "a tenant above the limit", "beyond the limit", "a MIG slice"],
+)
+def test_free_memory_sees_limits_and_tenants(
+    monkeypatch: pytest.MonkeyPatch, described: dict[str, float], free: int
+) -> None:
+    """What a canvas may take is bounded by the card, by who shares it, and by a limit set on this process."""
+    gibibytes = {name: value if name == "fraction" else int(value) << 30 for name, value in described.items()}
+    describe_memory(monkeypatch, **gibibytes)  # type: ignore[arg-type]  # whole numbers but for the fraction
+    device = Device(torch.device("cuda", 0), torch.float16, "NVIDIA Test")
+    assert device.free_bytes() == pytest.approx(free << 30)
+
+
+def test_bounds_leave_room_for_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What graphs may keep is not promised to canvases, and a limit of 8 GB allows nothing of the card's 80."""
+    device = Device(torch.device("cuda", 0), torch.float16, "NVIDIA Test")
+    describe_memory(monkeypatch, total=80 << 30, fraction=0.1)
+    pixels = choose_max_canvas_pixels("auto", device)
+    assert pixels < 2048 * 1024
+    assert choose_max_canvas_pixels("auto", device, reserved_bytes=2 << 30) < pixels
+    assert choose_max_batch("auto", device, 512 * 512) == 5
+    assert choose_max_batch("auto", device, 512 * 512, reserved_bytes=2 << 30) == 4
 
 
 def test_threads_follow_the_containers_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,13 +46,13 @@ def test_canvas_keeps_the_plan_it_began_with(components: dict[str, Any]) -> None
     denoiser = make_denoiser(components, max_batch=4)
     alone = [paint(denoiser, make_task(seed=seed)) for seed in (1, 2)]
     first, second = Counting(components, "first"), Counting(components, "second")
-    denoiser._model.runner = first
+    denoiser._model.use(first)
     queue = CanvasQueue(max_canvases=9, max_megapixel_steps=1e9, pace=Pace(1.0))
     loop = DeviceLoop(denoiser, queue)
     early, late = CanvasJob(make_task(seed=1)), CanvasJob(make_task(seed=2))
     loop.submit([early])
     loop.turn()
-    denoiser._model.runner = second
+    denoiser._model.use(second)
     loop.submit([late])
     while loop.turn():
         pass

@@ -50,7 +50,7 @@ def test_autoencoder_is_of_the_class_that_its_config_names(folder: Path, tmp_pat
     vae = make_fitting_vae()
     vae.save_pretrained(folder / "vae")
     backend = load(folder)
-    assert type(backend._model._vae) is type(vae)
+    assert type(backend._model.vae) is type(vae)
     assert backend.limits.stride == 4
     config = json.loads((folder / "vae" / "config.json").read_text("utf-8"))
     (folder / "vae" / "config.json").write_text(json.dumps(config | {"_class_name": "VQModel"}), "utf-8")
@@ -75,7 +75,7 @@ def test_half_precision_variant_is_cast_up(folder: Path) -> None:
     path = folder / "text_encoder" / "model.safetensors"
     path.rename(path.with_name("model.fp16.safetensors"))
     backend = load(folder)
-    assert backend._model._unet.dtype is torch.float32
+    assert backend._model.unet.dtype is torch.float32
     assert "unet/diffusion_pytorch_model.fp16.safetensors" in backend.info["files"]
 
 
@@ -109,7 +109,7 @@ def test_file_with_other_names_is_left_to_diffusers(folder: Path) -> None:
     }
     save_file({name.replace("to_out.0", "proj_attn"): tensor for name, tensor in old.items()}, path)
     assert load_directly(AutoencoderKL, path.parent, path, **options) is None
-    loaded = load(folder)._model._vae.state_dict()
+    loaded = load(folder)._model.vae.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in before.items())
 
 

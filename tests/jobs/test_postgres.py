@@ -18,7 +18,7 @@ from sd_inpaint.jobs.job import JobState, JobStore
 from sd_inpaint.jobs.postgres import PostgresJobStore
 from sd_inpaint.jobs.store import SqlJobStore
 from sd_inpaint.settings import Settings
-from tests.support.edge import INPAINT, check_shape, form
+from tests.support.edge import HEALTH, INPAINT, check_shape, form
 from tests.support.jobs import make_jobs_app
 from tests.support.places import DatabasePlace
 from tests.support.postgres_server import PASSWORD, USER, PostgresServer
@@ -256,6 +256,30 @@ def test_plain_endpoint_needs_no_database(database: DatabasePlace, postgres: Pos
         again = app.accept()
         wait_for(lambda: app.get(again).json().get("state") == "done")
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_outage_shows_in_health_and_heals(database: DatabasePlace, postgres: PostgresServer, tmp_path: Path) -> None:
+    """While the database is gone, health is degraded and says why, jobs are refused, and what was promised is kept."""
+    with make_jobs_app(tmp_path, state_url=database.url) as app:
+
+        def status() -> str:
+            answer = app.client.get(HEALTH)
+            assert answer.status_code == 200
+            assert {problem["code"] for problem in answer.json().get("problems", ())} <= {"state_unavailable"}
+            return str(answer.json()["status"])
+
+        promised = [app.accept(seed=str(seed), num_inference_steps="40") for seed in range(3)]
+        postgres.stop()
+        try:
+            wait_for(lambda: status() == "degraded")
+            check_shape(app.post(), 503, "state_unavailable")
+            assert app.client.post(INPAINT, **form()).status_code == 200
+        finally:
+            postgres.start()
+        wait_for(lambda: status() == "healthy")
+        for address in promised:
+            wait_for(lambda address=address: app.get(address).json().get("state") == "done")
 
 
 @pytest.mark.usefixtures("impatient")

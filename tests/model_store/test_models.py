@@ -248,7 +248,7 @@ def test_another_autoencoder_takes_the_place_of_a_models_own(
     assert all(torch.equal(kept[name], expected[name]) for name in expected)
     assert (store / "fitting" / UNET).read_bytes() == (store / sources.PINNED_REVISION / UNET).read_bytes()
     settings = Settings(_env_file=None, model="sd-inpaint:fitting", device="cpu")  # type: ignore[call-arg]  # at run time
-    assert type(weights.load(settings)._model._vae).__name__ == "AsymmetricAutoencoderKL"  # type: ignore[attr-defined]
+    assert type(weights.load(settings)._model.vae).__name__ == "AsymmetricAutoencoderKL"  # type: ignore[attr-defined]
     # With the safetensors of the fp16 variant, as the Hub's are.
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(store / "fitting", variant="fp16", safety_checker=None)
     assert type(pipeline.vae).__name__ == "AsymmetricAutoencoderKL"

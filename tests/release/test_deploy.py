@@ -43,6 +43,11 @@ VALUES = {
         "disruptionBudget.enabled=false",
         "podAnnotations.team=pictures",
     ],
+    "named keys and signed results": [
+        "image.tag=1",
+        "apiKeys.fileSecret=named",
+        "c2pa.existingSecret=signer",
+    ],
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -126,7 +131,26 @@ def test_pods_fit_the_restricted_standard(values: list[str]) -> None:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
         assert not [port for port in container.get("ports", ()) if "hostPort" in port]
         kinds = {kind for volume in spec.get("volumes", ()) for kind in volume if kind != "name"}
-        assert kinds <= {"emptyDir", "persistentVolumeClaim", "image"}
+        assert kinds <= {"emptyDir", "persistentVolumeClaim", "image", "secret"}
+
+
+def test_files_of_secrets_are_where_the_settings_say() -> None:
+    """Keys and certificate lie in mounted Secrets, readable for the service's group and nobody else."""
+    made = objects(*VALUES["named keys and signed results"])
+    spec = made["Deployment"]["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    settings = {each["name"]: each["value"] for each in container["env"]}
+    folders = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    volumes = {volume["name"]: volume.get("secret") for volume in spec["volumes"]}
+    for setting, secret in (
+        ("SD_INPAINT_API_KEYS_FILE", "named"),
+        ("SD_INPAINT_C2PA_CERTIFICATE", "signer"),
+        ("SD_INPAINT_C2PA_KEY", "signer"),
+    ):
+        mount = folders[str(Path(settings[setting]).parent)]
+        assert mount["readOnly"] is True
+        assert volumes[mount["name"]] == {"secretName": secret, "defaultMode": 0o440}
+    assert Settings(api_keys_file=Path(settings["SD_INPAINT_API_KEYS_FILE"])).needs_key
 
 
 def test_who_asks_for_health_gets_no_requests() -> None:

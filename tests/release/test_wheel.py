@@ -122,10 +122,12 @@ def test_list_of_packages_is_the_lock(release: Release) -> None:
     assert len(root["dependsOn"]) == len(held["components"])
 
 
-def test_dry_run_says_why_it_is_no_release(release: Release) -> None:
-    """Between two releases the version names the commit, and a run without --dry-run would stop."""
-    assert "Not a release yet: " in release.printed
-    assert not release.file("*.whl").name.startswith(f"sd_inpaint-{sd_inpaint.__version__}-")
+def test_dry_run_says_what_keeps_it_from_being_a_release(release: Release) -> None:
+    """The wheel's version is the tag's or names the commit, and each thing that a release still lacks is said."""
+    built = version.source_version()
+    assert release.file("*.whl").name.startswith(f"sd_inpaint-{built}-")
+    missing = release_problems(built, (ROOT / "CHANGELOG.md").read_text("utf-8"))
+    assert release.printed == "".join(f"Not a release yet: {each}\n" for each in missing)
 
 
 @pytest.mark.parametrize(
@@ -205,15 +207,19 @@ def test_sdist_builds_the_same_package(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_installed_wheel_serves_from_an_empty_folder(release: Release, environment: Path, tmp_path: Path) -> None:
-    """With the wheel only, one command serves the page and the demo model; nothing is read from the clone."""
-    empty, opened, log, port = tmp_path / "empty", tmp_path / "opened", tmp_path / "serve.log", free_port()
-    empty.mkdir()
+def test_installed_wheel_serves_from_any_folder(release: Release, environment: Path, tmp_path: Path) -> None:
+    """With the wheel only, one command serves page and demo model; no code is from the clone or the current folder."""
+    current, opened, log, port = tmp_path / "current", tmp_path / "opened", tmp_path / "serve.log", free_port()
+    current.mkdir()
+    hostile = [current / f"{name}.py" for name in ("sd_inpaint", "json", "torch")]
+    for path in hostile:
+        path.write_text("raise SystemExit('this is the wrong one')", "ascii")
+    (current / ".env").write_text("SD_INPAINT_STATE_DIR=state", "ascii")
     homes = {name: str(tmp_path / name) for name in ("BENTOML_HOME", "XDG_CACHE_HOME", "HF_HOME")}
     command = [str(environment / "bin" / "sd-inpaint"), "serve", "--demo", "--offline", "--port", str(port)]
     with log.open("wb") as output:
         server = subprocess.Popen(
-            command, cwd=empty, env=clean(OPENED=str(opened), **homes), stdout=output, stderr=subprocess.STDOUT
+            command, cwd=current, env=clean(OPENED=str(opened), **homes), stdout=output, stderr=subprocess.STDOUT
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -232,7 +238,7 @@ def test_installed_wheel_serves_from_an_empty_folder(release: Release, environme
     finally:
         server.terminate()
         server.wait(60)
-    assert not list(empty.iterdir())
+    assert {path.name for path in current.iterdir()} == {"state", ".env", *(path.name for path in hostile)}
     files = {Path(line) for line in opened.read_text().splitlines()}
     assert any(path.is_relative_to(environment) and path.match("demo_model/unet/config.json") for path in files)
     dependencies = [Path(entry) for entry in sys.path if entry.endswith("site-packages")]

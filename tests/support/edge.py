@@ -1,6 +1,7 @@
 """The whole HTTP edge in this process, around a painter that needs no model."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +13,10 @@ from starlette.testclient import TestClient
 from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.engine.lifecycle import Engine, EngineState
 from sd_inpaint.errors import InpaintError
-from sd_inpaint.http.application import Application
+from sd_inpaint.http.application import OPEN_PATHS, Application
+from sd_inpaint.http.bento.docs import errors_of
 from sd_inpaint.http.service import declare
+from sd_inpaint.http.wire.operations import Operation
 from sd_inpaint.imaging.preparation import Preparation, Upload
 from sd_inpaint.picture import Picture
 from sd_inpaint.schema import InpaintRequest, InpaintResult, SchedulerName, Variation
@@ -63,6 +66,36 @@ def check_shape(response: Any, status: int, code: str) -> dict[str, Any]:
     assert "Traceback" not in response.text
     assert "site-packages" not in response.text
     return body
+
+
+class Documented:
+    """Checks that every answer that a test meets is one that the API's description has for that path and method."""
+
+    def __init__(self, application: Application) -> None:
+        self._operations = [
+            (method.upper(), re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), path, operation)
+            for path, method, operation in application.operations()
+        ]
+
+    def check(self, response: Any) -> None:
+        """Is called with each response."""
+        sent = response.request
+        for method, pattern, path, operation in self._operations:
+            if method == sent.method and pattern.fullmatch(sent.url.path):
+                if response.status_code >= 400:
+                    self._check_error(response, path, operation)
+                elif response.status_code != 308:
+                    answer = operation.answers[response.status_code]
+                    known = {name.lower() for name in answer.headers} | {"x-request-id", "x-content-type-options"}
+                    assert {name for name in response.headers if name.startswith("x-")} - known <= {"x-accel-buffering"}
+
+    @staticmethod
+    def _check_error(response: Any, path: str, operation: Operation) -> None:
+        response.read()
+        shown = response.json()
+        code = shown["code"] if "code" in shown else shown["error"]["code"]
+        known = errors_of(response.request.method.lower(), operation, is_open=path in OPEN_PATHS)
+        assert code in {error.code for error in known}, f"{path} answers {code}, which its description lacks"
 
 
 class FakeEngine:
@@ -227,6 +260,7 @@ def make_app(*, painter: Callable[[Settings, PictureWork], Any] = FakePainter, *
     with pytest.MonkeyPatch.context() as patch:
         configure_bentoml(patch)
         with TestClient(declare(application).to_asgi(), raise_server_exceptions=False) as client:
+            client.event_hooks = {"response": [Documented(application).check]}
             yield App(client, application.painter, application.runner)
 
 

@@ -31,6 +31,9 @@ SIDES = (96, 128, 160)  # pixels
 STEPS = (10, 20, 50, 100)
 SHORT_STEPS = 20
 
+OURS = {"this service": "service:SDInpaint", "instant device": "tools.bench.instant:SDInpaint"}
+"""This service, and the same over a device that computes nothing."""
+
 PIPELINE = f"""
 import torch
 from diffusers import StableDiffusionInpaintPipeline
@@ -125,15 +128,15 @@ def make_load(calls: int, seconds: float, seed: int) -> list[Call]:
 
 @contextmanager
 def serve(name: str, folder: Path) -> Iterator[str]:
-    """Runs one of the three servers in a process of its own; gives its address once it is ready."""
+    """Runs one of the servers in a process of its own; gives its address once it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = os.environ | {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
     # Ours sets this for itself; the others get it too, so that only the serving differs.
     environment |= {"OMP_WAIT_POLICY": "PASSIVE"}
-    if name == "this service":
-        command = ["bentoml", "serve", "service:SDInpaint", "--host", "127.0.0.1", "--port", port]
+    if name in OURS:
+        command = ["bentoml", "serve", OURS[name], "--host", "127.0.0.1", "--port", port]
         environment |= {"SD_INPAINT_MODEL": "demo", "SD_INPAINT_MAX_QUEUE": "1000"}
         home = ROOT
     elif name == "lock":

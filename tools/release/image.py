@@ -32,6 +32,9 @@ DEMO_WEIGHTS = Path("src/sd_inpaint/demo_model")
 
 WORK = ROOT / "build" / "image"
 
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""As in scripts/setup; TORCH_CPU_INDEX overrides both."""
+
 RANDOM_FIELDS = ("container", "container_config", "parent", "id")
 """What buildah writes into a configuration in Docker's format that is another one each time, and that nothing reads."""
 
@@ -147,7 +150,10 @@ def make_base_image(tar: Path) -> str:
 
 
 def download_wheels(lock: Path, folder: Path) -> Path:
-    """Downloads every wheel of the lock, each by its hash, from wherever pip looks; nothing where that is done."""
+    """Downloads every wheel of the lock, each by its hash; nothing where that is done.
+
+    They come from where pip looks, and torch for the CPU, which is not on PyPI, else from PyTorch's own index.
+    """
     stamp = folder / "lock.sha256"
     if stamp.exists() and stamp.read_text("utf-8") == digest(lock):
         return folder
@@ -163,8 +169,14 @@ def download_wheels(lock: Path, folder: Path) -> Path:
         "--require-hashes",
         "--only-binary",
         ":all:",
+        "-d",
+        str(folder),
     ]
-    run(*command, "-r", str(lock), "-d", str(folder))
+    if lock.name == "cpu.txt":
+        torch = [*command, "-r", str(ROOT / "requirements" / "torch-cpu.txt")]
+        if subprocess.run(torch, capture_output=True, check=False).returncode:
+            run(*torch, "--index-url", os.environ.get("TORCH_CPU_INDEX", TORCH_CPU_INDEX), "--retries", "1")
+    run(*command, "--find-links", str(folder), "-r", str(lock))
     stamp.write_text(digest(lock), "utf-8")
     return folder
 

@@ -31,7 +31,7 @@ CALL_SECONDS = 120.0
 SHUTDOWN_CALLS = 3
 
 SIZES = ((40, 47), (53, 70), (70, 53), (90, 61), (111, 97), (129, 129))
-"""Width and height, in pixels. A few: on a CPU, memory grows with each new shape of canvas (docs/reliability.md)."""
+"""Width and height, in pixels. A few: on a CPU, each new size of canvas keeps some memory (docs/reliability.md)."""
 
 INPAINT = "/sd-inpaint/inpaint"
 JOBS = "/sd-inpaint/jobs"

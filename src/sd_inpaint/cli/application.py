@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 import sd_inpaint
-from sd_inpaint.cli import doctor, extend, keys, mask, models, paint, replay, serve
-from sd_inpaint.errors import InpaintError
+from sd_inpaint import environment
+from sd_inpaint.cli import doctor, extend, keys, mask, mcp, models, paint, replay, serve
+from sd_inpaint.errors import InpaintError, UnauthorizedError
 
 FAILED = 1
 """Exit code of a command that could not do what it was asked for; 0 is done, 2 a wrong option or argument."""
@@ -43,6 +44,7 @@ app.command("paint", epilog=paint.EXAMPLES)(paint.paint)
 app.command("mask", epilog=mask.EXAMPLES)(mask.mask)
 app.command("extend", epilog=extend.EXAMPLES)(extend.extend)
 app.command("replay", epilog=replay.EXAMPLES)(replay.replay)
+app.command("mcp", epilog=mcp.EXAMPLES)(mcp.mcp)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
 
@@ -53,6 +55,8 @@ def main() -> None:
         app(prog_name="sd-inpaint")  # also as python -m sd_inpaint
     except InpaintError as error:
         print(error, file=sys.stderr)
+        if isinstance(error, UnauthorizedError):
+            print(f"The key is read from {environment.KEY} in the environment.", file=sys.stderr)
         sys.exit(FAILED)
     except OSError as error:
         if error.filename is None:

@@ -1,10 +1,11 @@
 """A folder of pictures: which of them are still to be painted, and painting those."""
 
+import contextlib
 import hashlib
+import queue
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,17 @@ from sd_inpaint.cli.journal import Journal, digest_of
 from sd_inpaint.cli.mask_source import ReadMaskFile
 from sd_inpaint.cli.outputs import PICTURES, format_of, numbered, own_name
 from sd_inpaint.cli.painters import CommandPainter, Stage, Work
-from sd_inpaint.errors import InpaintError, InvalidParameterError
+from sd_inpaint.client import NoAnswerError
+from sd_inpaint.errors import (
+    CredentialsExpiredError,
+    InpaintError,
+    InvalidParameterError,
+    ModelDisabledError,
+    ModelFailedError,
+    SettingsError,
+    StateUnavailableError,
+    UnauthorizedError,
+)
 from sd_inpaint.imaging import codecs
 from sd_inpaint.imaging.record import find_record
 from sd_inpaint.schema import SEED_RANDOM, InpaintParameters
@@ -98,6 +109,7 @@ class Batch:
 
         Raises:
             StateUnavailableError: If another run is at work on the same results.
+            InpaintError: What would end every further picture too, such as a wrong key.
         """
         outcome = Outcome()
         with self._journal.held():
@@ -167,6 +179,8 @@ class Batch:
         self, todo: Sequence[Path], painter: CommandPainter, jobs: int, show: Show, outcome: Outcome
     ) -> None:
         def note(path: Path, error: Exception | None) -> None:
+            if isinstance(error, HOPELESS):
+                raise error
             if error is None:
                 outcome.painted.append(path.name)
             else:
@@ -177,23 +191,8 @@ class Batch:
             for path in todo:
                 note(path, self._try(path, painter, show))
             return
-        with ThreadPoolExecutor(jobs) as threads:
-            running: dict[Future[Exception | None], Path] = {}
-            waiting = iter(todo)
-            try:
-                while True:
-                    # No more than are under way: each holds a picture.
-                    for path in waiting:
-                        running[threads.submit(self._try, path, painter, show)] = path
-                        if len(running) == jobs:
-                            break
-                    if not running:
-                        return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
-                        note(running.pop(future), future.result())
-            finally:
-                for future in running:
-                    future.cancel()
+        for path, error in _in_threads(lambda path: self._try(path, painter, show), todo, jobs):
+            note(path, error)
 
     def _try(self, path: Path, painter: CommandPainter, show: Show) -> Exception | None:
         try:
@@ -214,6 +213,44 @@ class Batch:
             self._journal.add(files, digest)
         painter.forget(result)
 
+
+def _in_threads(
+    work: Callable[[Path], Exception | None], todo: Sequence[Path], threads: int
+) -> Iterator[tuple[Path, Exception | None]]:
+    """Works on several at once, and yields each one's outcome as it comes.
+
+    The threads end with the process: Ctrl+C does not wait for what a server is painting.
+    """
+    waiting: queue.SimpleQueue[Path] = queue.SimpleQueue()
+    outcomes: queue.SimpleQueue[tuple[Path, Exception | None]] = queue.SimpleQueue()
+    for path in todo:
+        waiting.put(path)
+
+    def run() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                path = waiting.get_nowait()
+                try:
+                    outcomes.put((path, work(path)))
+                except Exception as error:  # noqa: BLE001  # a bug in one thread must not leave the others waiting
+                    outcomes.put((path, error))
+
+    for _ in range(min(threads, len(todo))):
+        threading.Thread(target=run, daemon=True).start()
+    for _ in todo:
+        yield outcomes.get()
+
+
+HOPELESS = (
+    NoAnswerError,
+    UnauthorizedError,
+    ModelDisabledError,
+    ModelFailedError,
+    SettingsError,
+    StateUnavailableError,
+    CredentialsExpiredError,
+)
+"""Errors that every further picture would meet too."""
 
 MOST_PIXELS = 1 << 40
 """Of files whose pixels are not decoded."""

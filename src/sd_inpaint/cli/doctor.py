@@ -75,7 +75,7 @@ def _examine(*, demo: bool, host: str | None, port: int) -> "list[Finding]":
         *check_device(settings, weights.folder),
         *weights.findings,
         check_disk(settings),
-        *check_listening(settings, host or settings.host, port),
+        *check_listening(settings, host or os.environ.get("BENTOML_HOST") or settings.host, port),
         check_keys(settings),
         check_credentials(settings),
     ]

@@ -132,7 +132,7 @@ def painter_maker(
     if server is None:
         if jobs > 1:
             raise typer.BadParameter("Without --server, pictures are painted one by one.", param_hint="--jobs")
-        return lambda _: LocalPainter(DEMO_MODEL if demo else model)
+        return partial(LocalPainter, DEMO_MODEL if demo else model)
     if demo or model is not None:
         raise typer.BadParameter("The server chooses the model.", param_hint="--model")
     _check_address(server)
@@ -234,7 +234,11 @@ def _paint_folder(
         raise typer.BadParameter(f"{output} is a file.", param_hint="--output")
     batch = Batch(pictures, mask_source(masks), output, parameters, force=force)
     with Bars() as bars:
-        outcome = batch.run(partial(make_painter, bars.say), jobs, bars)
+        try:
+            outcome = batch.run(partial(make_painter, bars.say), jobs, bars)
+        except KeyboardInterrupt:
+            bars.say("Stopped. The same command goes on from here.")
+            raise
     _log_failures(output / FAILURES, outcome)
     if as_json:
         print(json.dumps({"painted": outcome.painted, "skipped": outcome.skipped, "failed": outcome.failed}))

@@ -1,6 +1,7 @@
 """Who paints for a command: a model in this process, or a server."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 import sd_inpaint
-from sd_inpaint.client import Client, Progress, Result, ResultPicture
+from sd_inpaint.client import NO_RETRIES, Client, Progress, Result, ResultPicture, ServiceError
 from sd_inpaint.errors import InpaintError
 from sd_inpaint.schema import InpaintParameters
+from sd_inpaint.settings import DEMO_MODEL
 
 if TYPE_CHECKING:
     from sd_inpaint.progress import ProgressSnapshot
@@ -103,7 +105,10 @@ class ServerPainter:
     """
 
     def __init__(self, server: str, say: Callable[[str], None]) -> None:
-        self._client = Client(server, on_retry=lambda why, seconds: say(f"{why} Trying again in {seconds:.0f} s."))
+        self._server = server
+        self._client = Client(
+            server, on_retry=lambda why, seconds: say(f"{why} Trying again in {max(1, round(seconds))} s.")
+        )
 
     def paint(self, work: Work, report: Report) -> Result:
         """Paints a picture, as :meth:`CommandPainter.paint`."""
@@ -143,6 +148,9 @@ class ServerPainter:
         )
 
     def __enter__(self) -> Self:
+        # A wrong address is found at once; a server that goes away later is waited for.
+        with Client(self._server, retries=NO_RETRIES) as client, contextlib.suppress(ServiceError):
+            client.health()
         return self
 
     def __exit__(
@@ -156,12 +164,13 @@ class LocalPainter:
 
     Args:
         model: Its name, in place of the setting's; None leaves the settings as they are.
+        say: Gets a sentence where something takes long.
 
     Raises:
         SettingsError: If the settings cannot be used.
     """
 
-    def __init__(self, model: str | None = None) -> None:
+    def __init__(self, model: str | None, say: Callable[[str], None]) -> None:
         # What a server does with a picture, but for HTTP.
         from sd_inpaint.http.endpoints.painting import Painting
         from sd_inpaint.imaging.credentials import load_credentials
@@ -181,6 +190,7 @@ class LocalPainter:
             load_credentials(self._settings.c2pa_certificate, self._settings.c2pa_key),
         )
         self._runner = asyncio.Runner()
+        self._say = say
         self._is_started = False
 
     def paint(self, work: Work, report: Report) -> Result:
@@ -245,6 +255,8 @@ class LocalPainter:
         engine = self._painter.engine
         if not self._is_started:
             self._is_started = True
+            if (model := self._settings.model_name) != DEMO_MODEL:
+                self._say(f"Loading {model}. The first time, its weights are downloaded: 2 GB for the default model.")
             self._painter.start()
         while engine.state is EngineState.LOADING:
             report(Stage("loading"))

@@ -3,13 +3,21 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import sd_inpaint
 from sd_inpaint.cli.options import example
 
+if TYPE_CHECKING:
+    from sd_inpaint.settings import Settings
+
 SERVICE = "sd_inpaint.http.service:SDInpaint"
+
+NEUTRAL_FOLDER = Path(sd_inpaint.__file__).parent / "demo_model"
+"""Has no module in it. BentoML puts the folder that it serves from before all others on the import path: in the current
+one, somebody's ``torch.py`` would be taken for torch."""
 
 EXAMPLES = example(
     "sd-inpaint serve --demo",
@@ -66,9 +74,28 @@ def serve(
     os.environ.update({name: str(value) for name, value in chosen.items() if value is not None})
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     settings = Settings.read()
+    _keep_folder(settings)
     address = host or os.environ.get("BENTOML_HOST") or settings.host
     check_address(address, settings)
     check_port(address, port)
-    command = ["bentoml", "serve", SERVICE, "--host", address, "--port", str(port), *(more or [])]
+    command = ["bentoml", "serve", SERVICE, "--working-dir", str(NEUTRAL_FOLDER)]
+    command += ["--host", address, "--port", str(port), *(more or [])]
     # Another program in this process's place: its signals, its exit code, and none of this one's modules.
     os.execv(sys.executable, [sys.executable, "-P", "-m", *command])
+
+
+def _keep_folder(settings: "Settings") -> None:
+    """Puts what depends on the current folder into the environment: its ``.env``, and paths that begin there."""
+    from dotenv import dotenv_values
+
+    from sd_inpaint.settings import ENV_PREFIX
+
+    for name, value in dotenv_values(".env").items():
+        if value is not None and name.upper().startswith((ENV_PREFIX, "LOAD_SD_INPAINT")):
+            os.environ.setdefault(name, value)
+    for field, value in settings:
+        if isinstance(value, Path):
+            os.environ[f"{ENV_PREFIX}{field.upper()}"] = str(value.absolute())
+    model = Path(settings.model).expanduser()
+    if settings.model.startswith(".") or model.is_dir():
+        os.environ["SD_INPAINT_MODEL"] = str(model.absolute())

@@ -4,9 +4,9 @@ import stat
 from pathlib import Path
 
 from sd_inpaint.callers.key_file import KeyFile
+from sd_inpaint.condition import EXPIRY_WARNING_DAYS
 from sd_inpaint.diagnosis.finding import Finding, good, problem, warning
 from sd_inpaint.errors import SettingsError
-from sd_inpaint.http.application import EXPIRY_WARNING_DAYS
 from sd_inpaint.imaging.credentials import load_credentials
 from sd_inpaint.settings import Settings
 

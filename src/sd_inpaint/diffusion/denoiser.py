@@ -16,7 +16,7 @@ from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.diffusion.encodings import Encodings, to_tensor
 from sd_inpaint.diffusion.model import InpaintModel
 from sd_inpaint.diffusion.out_of_memory import translated_out_of_memory
-from sd_inpaint.diffusion.runner import Runner
+from sd_inpaint.diffusion.runner import Runner, Shape
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import create_scheduler
 from sd_inpaint.engine.canvas_jobs import CanvasTask
@@ -67,6 +67,7 @@ class Diffusion:
         runner: What its networks are run by, from the first step to the last.
         known: What a soft mask holds on to; None where no grey is to be held.
         step: Steps done.
+        colours: (5, 3), from latents to a preview's colours; None before the first preview.
     """
 
     task: CanvasTask
@@ -81,6 +82,7 @@ class Diffusion:
     runner: Runner
     known: "_Known | None" = None
     step: int = 0
+    colours: torch.Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -133,7 +135,7 @@ class Denoiser:
 
     @property
     def plan(self) -> str:
-        """The name of what runs canvases that begin now."""
+        """The name of the fastest runner that is ready."""
         return self._model.runner.plan
 
     def begin(self, task: CanvasTask, *, low_memory: bool = False) -> Diffusion:
@@ -190,7 +192,7 @@ class Denoiser:
                 hole=cell_hole[None, None].float(),
                 masked_latents=masked_latents,
                 generator=generator,
-                runner=self._model.runner,
+                runner=self._model.runner_for(Shape(*cell_hole.shape, embeddings.shape[1])),
                 known=known if soft else None,
             )
 
@@ -313,15 +315,17 @@ class Denoiser:
                 clean = alpha.sqrt() * noisy - (1 - alpha).sqrt() * prediction
             else:
                 clean = (noisy - (1 - alpha).sqrt() * prediction) / alpha.sqrt()
-            colours = _fit_colours(diffusion.masked_latents, to_tensor(diffusion.task.image), diffusion.hole)
+            if diffusion.colours is None:
+                picture = to_tensor(diffusion.task.image)
+                diffusion.colours = _fit_colours(diffusion.masked_latents, picture, diffusion.hole)
             ones = torch.ones_like(clean[:, :1])
-            rgb = torch.cat([clean, ones], dim=1)[0].permute(1, 2, 0).cpu() @ colours
+            rgb = torch.cat([clean, ones], dim=1)[0].permute(1, 2, 0).cpu() @ diffusion.colours
             return _to_pixels(rgb.permute(2, 0, 1)[None])
 
     def release_memory(self) -> None:
         """Gives cached memory back, after trouble."""
         self._encodings.forget()
-        self._model.runner.release_memory()
+        self._model.release_memory()
         self._device.release_memory()
 
     def memory(self) -> dict[str, int] | None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,9 +77,12 @@ class Device:
     def free_bytes(self) -> int:
         """Memory that a job could take now, in bytes."""
         if self.kind == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.torch_device)
-            held = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
-            return int(free) + int(held)
+            free, total = torch.cuda.mem_get_info(self.torch_device)
+            reserved = torch.cuda.memory_reserved(self.torch_device)
+            # The card's free memory knows of other tenants and of a MIG slice, but not of a limit on this process.
+            allowed = int(total * torch.cuda.get_per_process_memory_fraction(self.torch_device)) - reserved
+            held = reserved - torch.cuda.memory_allocated(self.torch_device)
+            return max(0, min(int(free), allowed)) + int(held)
         if self.kind == "mps":
             return int(torch.mps.recommended_max_memory()) - int(torch.mps.current_allocated_memory())
         return _free_host_bytes()
@@ -103,6 +107,12 @@ class Device:
             torch.cuda.synchronize(self.torch_device)
         elif self.kind == "mps":
             torch.mps.synchronize()
+
+    def side_stream(self) -> AbstractContextManager[object]:
+        """Has what this thread asks of a CUDA device run beside what other threads ask, not after it."""
+        if self.kind != "cuda":
+            return nullcontext()
+        return torch.cuda.stream(torch.cuda.Stream(self.torch_device))
 
     def release_memory(self) -> None:
         """Gives cached blocks back to the system, so that another shape can be allocated."""
@@ -151,7 +161,7 @@ def choose_device(settings: Settings, probe: Probe | None = None) -> Device:
     return Device(torch_device, dtype, name, vae_dtype, reasons)
 
 
-def choose_max_batch(setting: int | str, device: Device, canvas_pixels: int) -> int:
+def choose_max_batch(setting: int | str, device: Device, canvas_pixels: int, *, reserved_bytes: int = 0) -> int:
     """How many jobs share one UNet call: the operator's number, or what memory allows on CUDA and 1 elsewhere.
 
     One on the CPU and MPS because a batch there takes as long as its jobs one after another, and so only adds latency.
@@ -161,21 +171,24 @@ def choose_max_batch(setting: int | str, device: Device, canvas_pixels: int) -> 
     if device.kind != "cuda":
         return 1
     job_bytes = canvas_pixels * BYTES_PER_CANVAS_PIXEL[device.dtype]
-    return max(1, min(16, (device.free_bytes() - WEIGHTS_RESERVE_BYTES) // job_bytes))
+    return max(1, min(16, (device.free_bytes() - WEIGHTS_RESERVE_BYTES - reserved_bytes) // job_bytes))
 
 
-def choose_max_canvas_pixels(setting: int | str, device: Device, *, fits_to_kept: bool = False) -> int:
+def choose_max_canvas_pixels(
+    setting: int | str, device: Device, *, fits_to_kept: bool = False, reserved_bytes: int = 0
+) -> int:
     """Largest canvas in pixels: the operator's number, or what free memory allows.
 
     Args:
         setting: The number, or ``auto``.
         device: Its memory counts.
         fits_to_kept: Whether the decoder is shown the kept pixels, which takes more memory.
+        reserved_bytes: What others of this process may take of the memory that is free now.
     """
     if isinstance(setting, int):
         return setting
     pixel_bytes = BYTES_PER_CANVAS_PIXEL[device.dtype] * (FITTING_DECODER_MEMORY if fits_to_kept else 1)
-    return max(CANVAS_PIXELS_FLOOR, int((device.free_bytes() - WEIGHTS_RESERVE_BYTES) // pixel_bytes))
+    return max(CANVAS_PIXELS_FLOOR, int((device.free_bytes() - WEIGHTS_RESERVE_BYTES - reserved_bytes) // pixel_bytes))
 
 
 def find_torch_device(setting: str) -> torch.device:

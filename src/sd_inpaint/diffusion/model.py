@@ -9,7 +9,7 @@ from diffusers import AsymmetricAutoencoderKL
 
 from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.diffusion.prompts import PromptEncoder, equalise
-from sd_inpaint.diffusion.runner import EagerRunner, Runner
+from sd_inpaint.diffusion.runner import EagerRunner, Runner, Shape
 from sd_inpaint.schema import PromptSyntax
 
 SMALLEST_SHOWN = 8
@@ -27,7 +27,6 @@ class InpaintModel(Protocol):
         sample_size: Side of the latents the model was trained on, in cells.
         latent_channels: Channels of the latents.
         scheduler: The scheduler that the model ships with; to be copied, not used.
-        runner: For canvases that begin now. Another may take its place at any moment; a canvas keeps its own.
     """
 
     device: torch.device
@@ -35,7 +34,16 @@ class InpaintModel(Protocol):
     sample_size: int
     latent_channels: int
     scheduler: Any
-    runner: Runner
+
+    @property
+    def runner(self) -> Runner:
+        """The fastest that is ready. Another may take its place at any moment; a canvas keeps its own."""
+
+    def release_memory(self) -> None:
+        """Has every runner give back what it can make again."""
+
+    def runner_for(self, shape: Shape) -> Runner:
+        """Returns the runner for a canvas that begins now: the fastest that takes its shape."""
 
     def embed(self, prompts: Sequence[str], syntax: PromptSyntax | None = None) -> torch.Tensor:
         """Returns (B, L, D) text embeddings; with a syntax, brackets are read and text of any length is taken."""
@@ -81,7 +89,9 @@ class TorchModel:
 
     Attributes:
         fits_to_kept: Whether the decoder is shown the picture, and fits the hole to it.
-        runner: For canvases that begin now; the reference's to begin with. Any thread may set it.
+        unet: The UNet; its weights may change, their addresses don't.
+        vae: The autoencoder, likewise.
+        tokens: Length of a short prompt's embeddings.
     """
 
     def __init__(self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, device: Device) -> None:
@@ -90,12 +100,40 @@ class TorchModel:
         self.sample_size = int(unet.config.sample_size)
         self.latent_channels = int(vae.config.latent_channels)
         self.scheduler = scheduler
-        self._unet = unet
-        self._vae = vae
         self._prompts = PromptEncoder(tokenizer, text_encoder)
+        self.tokens = self._prompts.length
         self._scaling_factor = float(vae.config.scaling_factor)
         self.fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
-        self.runner: Runner = EagerRunner(unet, vae)
+        self.unet = unet
+        self.vae = vae
+        self._runners: tuple[Runner, ...] = (EagerRunner(unet, vae),)
+
+    @property
+    def runner(self) -> Runner:
+        """The fastest that is ready."""
+        return self._runners[0]
+
+    def use(self, runner: Runner) -> None:
+        """Has canvases that begin from now on run by this one, where it takes their shape. Any thread may call it."""
+        self._runners = (runner, *self._runners)
+
+    @torch.inference_mode()
+    def rehearse(self, shape: Shape) -> None:
+        """Runs the networks once, so that whatever their first calls prepare is ready."""
+        channels = int(self.unet.config.in_channels)
+        sample = torch.zeros(2, channels, shape.height, shape.width, device=self.device)
+        embeddings = torch.zeros(2, shape.tokens, int(self.unet.config.cross_attention_dim), device=self.device)
+        self.runner.predict_noise(sample, torch.zeros(2, dtype=torch.int64, device=self.device), embeddings)
+        self.runner.decode(sample[:1, : self.latent_channels])
+
+    def release_memory(self) -> None:
+        """See :meth:`InpaintModel.release_memory`."""
+        for runner in self._runners:
+            runner.release_memory()
+
+    def runner_for(self, shape: Shape) -> Runner:
+        """See :meth:`InpaintModel.runner_for`."""
+        return next(runner for runner in self._runners if runner.takes(shape))
 
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str], syntax: PromptSyntax | None = None) -> torch.Tensor:
@@ -106,8 +144,8 @@ class TorchModel:
     @torch.inference_mode()
     def encode(self, pictures: torch.Tensor, *, low_memory: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """See :meth:`InpaintModel.encode`."""
-        self._tile(self._vae, low_memory)
-        posterior = self._vae.encode(pictures.to(self.device, self._vae.dtype)).latent_dist
+        self._tile(self.vae, low_memory)
+        posterior = self.vae.encode(pictures.to(self.device, self.vae.dtype)).latent_dist
         return posterior.mean.float() * self._scaling_factor, posterior.std.float() * self._scaling_factor
 
     @torch.inference_mode()
@@ -140,13 +178,13 @@ class TorchModel:
         low_memory: bool = False,
     ) -> torch.Tensor:
         """See :meth:`InpaintModel.decode`."""
-        self._tile(self._vae, low_memory)
+        self._tile(self.vae, low_memory)
         scaled = latents / self._scaling_factor
         shows = self.fits_to_kept and pictures is not None and min(pictures.shape[-2:]) >= SMALLEST_SHOWN
         if not (precise or low_memory or shows):
             return runner.decode(scaled)
         # A copy: what a runner has prepared would not survive that the weights are converted and back.
-        vae = copy.deepcopy(self._vae).float() if precise and self._vae.dtype is not torch.float32 else self._vae
+        vae = copy.deepcopy(self.vae).float() if precise and self.vae.dtype is not torch.float32 else self.vae
         place = (self.device, vae.dtype)
         shown = {"image": pictures.to(*place), "mask": hole.to(*place)} if shows and pictures is not None else {}
         decoded: torch.Tensor = vae.decode(scaled.to(*place), return_dict=False, **shown)[0]

@@ -22,12 +22,15 @@ class PromptEncoder:
     """Turns prompts into what the UNet attends to. Lives as long as the model; only the device thread may call it.
 
     Tokenizer and text encoder both keep state across calls ("Already borrowed" in threads, diffusers#9362).
+
+    Attributes:
+        length: Of one chunk, in tokens.
     """
 
     def __init__(self, tokenizer: Any, text_encoder: Any) -> None:
         self._tokenizer = tokenizer
         self._text_encoder = text_encoder
-        self._length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        self.length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         self.encode = lru_cache(maxsize=CACHED_PROMPTS)(self._encode)
 
     def _encode(self, prompt: str, syntax: PromptSyntax | None = None) -> torch.Tensor:
@@ -44,7 +47,7 @@ class PromptEncoder:
         Raises:
             InvalidParameterError: If the text has more than ``MAX_CHUNKS`` chunks, or is wrong in its language.
         """
-        room = self._length - 2  # each chunk has a start and an end token
+        room = self.length - 2  # each chunk has a start and an end token
         if syntax is None:
             tokens, weights = self._tokenize([Part(prompt, 1.0)])
             return self._encode_chunk(tokens[:room], weights[:room])
@@ -75,7 +78,7 @@ class PromptEncoder:
         Source: the emphasis of AUTOMATIC1111's web UI, "original" mode, so that prompts written for it mean the same.
         """
         tokenizer, device = self._tokenizer, self._text_encoder.device
-        padding = self._length - 2 - len(tokens)
+        padding = self.length - 2 - len(tokens)
         ids = [tokenizer.bos_token_id, *tokens, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
         # SD 2.x asks for the attention mask in its config, SD 1.x was trained without one.
         wants_mask = getattr(self._text_encoder.config, "use_attention_mask", False)

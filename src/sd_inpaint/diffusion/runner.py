@@ -1,10 +1,26 @@
 """What runs the UNet and the VAE's decoder: one object with one name, which a canvas keeps from its first step on."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
 from sd_inpaint.diffusion.devices import dtype_name
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a canvas asks of a runner.
+
+    Attributes:
+        height: Rows of latent cells.
+        width: Columns of latent cells.
+        tokens: Length of the prompt's embeddings.
+    """
+
+    height: int
+    width: int
+    tokens: int
 
 
 class Runner(Protocol):
@@ -16,9 +32,15 @@ class Runner(Protocol):
 
     Attributes:
         plan: Its name, such as ``torch-bfloat16``: the same name means the same rounding. Callers see it.
+        follows_weights: Whether it computes with the networks' weights as they are at each call. One that made a copy
+            of them does not, and so runs no canvas with LoRAs.
     """
 
     plan: str
+    follows_weights: bool
+
+    def takes(self, shape: Shape) -> bool:
+        """Whether it is ready for canvases of this shape, so that none would wait for it to be prepared."""
 
     def predict_noise(self, sample: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """Runs the UNet once.
@@ -42,10 +64,17 @@ class Runner(Protocol):
 class EagerRunner:
     """PyTorch, one operation after another: the reference."""
 
+    follows_weights = True
+
     def __init__(self, unet: Any, vae: Any) -> None:
         self._unet = unet
         self._vae = vae
         self.plan = f"torch-{dtype_name(unet.dtype)}"
+
+    def takes(self, shape: Shape) -> bool:
+        """See :meth:`Runner.takes`: every shape."""
+        del shape
+        return True
 
     def predict_noise(self, sample: torch.Tensor, timesteps: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
         """See :meth:`Runner.predict_noise`."""

@@ -16,6 +16,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from sd_inpaint.diffusion.acceleration import Acceleration
 from sd_inpaint.diffusion.denoiser import Denoiser
 from sd_inpaint.diffusion.devices import (
     Device,
@@ -56,24 +57,30 @@ def load(settings: Settings, verification: Verification | None = None) -> Denois
     model = _load_model(source, device, allow_pickle=settings.allow_pickle)
     safety_checker = _load_safety_checker(source, device, settings)
     remember_first_load(source, settings)
-    max_canvas_pixels = choose_max_canvas_pixels(settings.max_canvas_pixels, device, fits_to_kept=model.fits_to_kept)
+    acceleration = Acceleration(settings, device)
+    reserved = acceleration.graph_bytes
+    max_canvas_pixels = choose_max_canvas_pixels(
+        settings.max_canvas_pixels, device, fits_to_kept=model.fits_to_kept, reserved_bytes=reserved
+    )
     native_pixels = (model.sample_size * model.stride) ** 2
-    max_batch = choose_max_batch(settings.max_batch, device, native_pixels)
+    max_batch = choose_max_batch(settings.max_batch, device, native_pixels, reserved_bytes=reserved)
+    choices = device.plan | acceleration.choices
     info: dict[str, object] = {
         "revision": source.revision,
         "files": source.files,
         "device": device.name,
         "dtype": dtype_name(device.dtype),
         "scheduler": name_of(model.scheduler),
-        "plan": device.plan,
+        "plan": choices,
         "native_size": model.sample_size * model.stride,
         "max_batch": max_batch,
         "max_canvas_pixels": max_canvas_pixels,
         "safety_checker": safety_checker is not None,
         "subjects": source.subjects(),
     }
-    plan = "; ".join(f"{name} {choice['value']} ({choice['reason']})" for name, choice in device.plan.items())
+    plan = "; ".join(f"{name} {choice['value']} ({choice['reason']})" for name, choice in choices.items())
     logger.info("Loaded %s. %s.", source.name, plan)
+    acceleration.begin(model)
     return Denoiser(
         model,
         device,
@@ -107,8 +114,9 @@ def _load_component(
     module_class: Any, folder: Path, dtype: torch.dtype, *, device: Device, allow_pickle: bool
 ) -> torch.nn.Module:
     variant = _weights_file(folder, dtype, allow_pickle=allow_pickle)
-    # On a CPU oneDNN's own order: a tenth off each step (docs/benchmarks.md). On CUDA it depends on the rows of a call.
-    channels_last = device.kind == "cpu"
+    # On a CPU oneDNN's own order, a tenth off each step; on an H100 as graphs 13% off two rows, and 4% on eight
+    # (docs/benchmarks.md). On MPS it was not measured.
+    channels_last = device.kind in ("cpu", "cuda")
     file = folder / (".".join(filter(None, ("diffusion_pytorch_model", variant.get("variant"), "safetensors"))))
     if issubclass(module_class, diffusers.ModelMixin) and file.is_file() and variant["use_safetensors"]:
         options = {"dtype": dtype, "device": device.torch_device, "channels_last": channels_last}

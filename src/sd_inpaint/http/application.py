@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
 from starlette.applications import Starlette
@@ -12,19 +12,26 @@ from sd_inpaint.callers.accounts import Accounts
 from sd_inpaint.callers.key_file import KeyFile
 from sd_inpaint.callers.keyring import Keyring
 from sd_inpaint.callers.limits import CallerLimits
-from sd_inpaint.condition import Condition
+from sd_inpaint.condition import EXPIRY_WARNING_DAYS, Condition
 from sd_inpaint.engine.lifecycle import EngineState
 from sd_inpaint.errors import SettingsError
+from sd_inpaint.http.bento import docs
 from sd_inpaint.http.bento.address import log_address
 from sd_inpaint.http.bento.connections import ConnectionLimits, Connections
 from sd_inpaint.http.bento.draining import drain_before_exit
-from sd_inpaint.http.bento.internals import OpenTelemetryMiddleware, TimeoutMiddleware, install_protocol, trust_proxies
+from sd_inpaint.http.bento.internals import (
+    OpenAPISpecification,
+    OpenTelemetryMiddleware,
+    TimeoutMiddleware,
+    install_protocol,
+    trust_proxies,
+)
 from sd_inpaint.http.bento.metrics import Gauges
 from sd_inpaint.http.bento.process import RESERVED_FILES, bound_malloc_arenas, keep_heap_trimmed, raise_file_limit
 from sd_inpaint.http.bento.protocol import serving_protocol
 from sd_inpaint.http.endpoints.a1111.dialect import A1111
-from sd_inpaint.http.endpoints.health import Health
-from sd_inpaint.http.endpoints.inpainting import Inpainting
+from sd_inpaint.http.endpoints.health import Health, describe_health
+from sd_inpaint.http.endpoints.inpainting import Inpainting, describe_inpaint
 from sd_inpaint.http.endpoints.jobs import Jobs
 from sd_inpaint.http.endpoints.openai import OpenAIEdits
 from sd_inpaint.http.endpoints.page import FILES, page_routes
@@ -42,7 +49,9 @@ from sd_inpaint.http.middleware.path_prefix import PathPrefix
 from sd_inpaint.http.middleware.routing import Routing
 from sd_inpaint.http.middleware.tracing import Tracing
 from sd_inpaint.http.middleware.unread_body import UnreadBody
-from sd_inpaint.http.wire.paths import PROBES
+from sd_inpaint.http.wire.operations import Operation
+from sd_inpaint.http.wire.paths import A1111 as A1111_PATH
+from sd_inpaint.http.wire.paths import HEALTH, INPAINT, NATIVE, OPENAI, PROBES
 from sd_inpaint.imaging.credentials import load_credentials
 from sd_inpaint.jobs.job import JobStore
 from sd_inpaint.jobs.runner import JobRunner
@@ -55,8 +64,8 @@ from sd_inpaint.work.picture_work import PictureWork
 
 logger = logging.getLogger("bentoml.sd_inpaint.http")
 
-EXPIRY_WARNING_DAYS = 30
-"""A certificate that expires sooner is worth a line at each start."""
+OPEN_PATHS = PROBES | FILES.keys()
+"""Paths that need no key."""
 
 MEMORY_SHARE = 0.9
 """Of the container's or the machine's memory: the rest is for what nobody counts."""
@@ -104,16 +113,34 @@ class Application:
         self._keyring = make_keyring(settings)
         self._accounts = Accounts(self._keyring.limits_of)
         self.runner = JobRunner(self.painter, work, settings, lambda: open_store(settings), self._accounts)
-        condition = Condition(self.painter.engine, self.runner, budget)
-        self._metrics = Gauges(self.painter, self.runner, budget, condition)
         self._credentials = load_credentials(settings.c2pa_certificate, settings.c2pa_key)
+        condition = Condition(self.painter.engine, self.runner, budget, self._credentials)
+        self._metrics = Gauges(self.painter, self.runner, budget, condition)
         painting = Painting(self.painter, work, settings, self._credentials)
         self.inpainting = Inpainting(painting)
         self.health = Health(self.painter, settings, condition)
         jobs = Jobs(painting, self.inpainting, self.runner)
-        self.native = Starlette(routes=[*self.health.routes(), *jobs.routes(), *Preview(painting).routes()])
-        self.openai = Starlette(routes=OpenAIEdits(painting).routes())
-        self.a1111 = Starlette(routes=A1111(painting).routes())
+        self._routes = {
+            NATIVE: [*self.health.routes(), *jobs.routes(), *Preview(painting).routes()],
+            OPENAI: OpenAIEdits(painting).routes(),
+            A1111_PATH: A1111(painting).routes(),
+        }
+        self.native, self.openai, self.a1111 = (Starlette(routes=routes) for routes in self._routes.values())
+
+    def operations(self) -> Iterator[tuple[str, str, Operation]]:
+        """Yields what is served, by BentoML's declarations or by ours: a path, a method in small letters, what it does.
+
+        BentoML's are POST only.
+        """
+        yield INPAINT, "post", describe_inpaint(self.settings.deadline_seconds)
+        yield HEALTH, "post", describe_health("post_health")
+        for prefix, routes in self._routes.items():
+            for route in routes:
+                yield prefix + route.path, route.method, route.operation
+
+    def openapi(self, title: str) -> OpenAPISpecification:
+        """Returns the OpenAPI document of everything that is served."""
+        return docs.describe(title, self.operations(), open_paths=OPEN_PATHS, needs_key=self.settings.needs_key)
 
     @property
     def is_ready(self) -> bool:
@@ -177,7 +204,6 @@ class Application:
         the access log stands outside of them, and on a kept-alive connection had an earlier request's ids.
         """
         settings = self.settings
-        open_paths = PROBES | FILES.keys()
         origins = AllowedOrigins(settings.cors_origins, needs_key=settings.needs_key)
         outermost_first = [
             Middleware(UnreadBody),
@@ -190,8 +216,8 @@ class Application:
             *([Middleware(Hosts, names=settings.allowed_hosts)] if self._checks_hosts else []),
             Middleware(Origins, origins=origins),
             Middleware(Routing, routes=app.router.routes),
-            Middleware(ApiKeys, keyring=self._keyring, exempt=open_paths),
-            Middleware(CallerUsage, accounts=self._accounts, exempt=open_paths),
+            Middleware(ApiKeys, keyring=self._keyring, exempt=OPEN_PATHS),
+            Middleware(CallerUsage, accounts=self._accounts, exempt=OPEN_PATHS),
         ]
         unwanted: tuple[object, ...] = (TimeoutMiddleware, OpenTelemetryMiddleware)
         inner = [middleware for middleware in app.user_middleware if middleware.cls not in unwanted]

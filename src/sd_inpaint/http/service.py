@@ -21,7 +21,7 @@ from sd_inpaint.http.bento.logs import write_json
 from sd_inpaint.http.bento.metrics_folder import separate_metrics
 from sd_inpaint.http.middleware.routing import Unlabel
 from sd_inpaint.http.wire.forms import UPLOAD_SECONDS
-from sd_inpaint.http.wire.paths import A1111, OPENAI
+from sd_inpaint.http.wire.paths import A1111, NATIVE, OPENAI
 from sd_inpaint.settings import Settings
 
 DURATION_BUCKETS = [0.01, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0]
@@ -44,7 +44,7 @@ def declare(application: Application) -> bentoml.Service[Any]:
         @property
         def openapi_spec(self) -> OpenAPISpecification:
             """What ``/docs.json`` shows."""
-            return docs.correct(super().openapi_spec)
+            return application.openapi(self.name)
 
     @bentoml.service(
         name="SDInpaint",
@@ -59,7 +59,7 @@ def declare(application: Application) -> bentoml.Service[Any]:
     )
     @bentoml.asgi_app(application.openai, path=OPENAI)
     @bentoml.asgi_app(application.a1111, path=A1111)
-    @bentoml.asgi_app(application.native, path="/sd-inpaint")
+    @bentoml.asgi_app(application.native, path=NATIVE)
     class SDInpaint:
         """Stable Diffusion inpainting: fills or changes the white part of a mask, from a text prompt."""
 

@@ -47,26 +47,29 @@ class ContentCredentials:
         signer: The library's, of certificate and key.
         valid_from: When the certificate's validity begins.
         valid_until: When it ends.
+
+    Attributes:
+        valid_until: As given.
     """
 
     def __init__(self, signer: "Signer", valid_from: datetime, valid_until: datetime) -> None:
         self._signer = signer
         self._context = _context(verifies=False)
         self._valid_from = valid_from
-        self._valid_until = valid_until
+        self.valid_until = valid_until
 
     @property
     def days_left(self) -> int:
-        """Whole days until the certificate expires."""
-        return (self._valid_until - datetime.now(UTC)).days
+        """Whole days until the certificate expires; negative after it."""
+        return (self.valid_until - datetime.now(UTC)).days
 
     def check_valid(self) -> None:
         """Raises CredentialsExpiredError outside the certificate's validity, when nothing can be signed."""
         now = datetime.now(UTC)
-        if not self._valid_from <= now <= self._valid_until:
+        if not self._valid_from <= now <= self.valid_until:
             raise CredentialsExpiredError(
                 f"Results cannot be signed: the server's certificate is valid from {self._valid_from:%Y-%m-%d} to "
-                f"{self._valid_until:%Y-%m-%d}."
+                f"{self.valid_until:%Y-%m-%d}."
             )
 
     def sign(self, file: bytes, image_format: codecs.ImageFormat, result: InpaintResult, *, model: str) -> bytes:

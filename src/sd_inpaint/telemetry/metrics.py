@@ -80,7 +80,8 @@ READY = Metric("gauge", "sd_inpaint_ready", "1 if requests are taken now, else 0
 PROBLEM = Metric(
     "gauge",
     "sd_inpaint_problem",
-    "1 while served and this is wrong: state_unavailable, disk_low, memory_high, loop_stalled or device_lost",
+    "1 while requests are served and this is wrong: state_unavailable, disk_low, memory_high, loop_stalled, "
+    "device_lost, certificate_expired or certificate_expires_soon",
     label="problem",
     across="livemax",
 )

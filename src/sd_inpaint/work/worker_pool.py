@@ -28,14 +28,17 @@ MIN_WORKERS: Final = 2
 
 MAX_WORKERS: Final = 8
 
-WORKER_BYTES: Final = 64 * 1024**2
-"""What an idle worker holds (measured: 45 MB, a third of it shared with the server)."""
+IDLE_BYTES: Final = 32 * 1024**2
+"""What an idle worker holds of its own (measured: 45 MB, a third of it shared with the server)."""
+
+CALL_BYTES: Final = 48 * 1024**2
+"""What a call takes beside what it reserves for its pixels: a few canvases (measured: docs/reliability.md)."""
 
 _ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """What a worker sees of the server's environment: no key, no address of a database."""
 
 # A picture's memory goes back to the machine when the picture is gone, and not to a heap that never shrinks.
-_HEAP: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
+HEAP: Final = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 
 class WorkerPool:
@@ -217,7 +220,7 @@ class _Worker:
                         pass_fds=(theirs.fileno(),),
                         stdin=subprocess.DEVNULL,
                         env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-                        | _HEAP
+                        | HEAP
                         | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                     )
             return self._connection

@@ -11,10 +11,10 @@ from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddle
 
 from sd_inpaint.http.application import Application
 from sd_inpaint.http.bento.internals import (
+    Info,
     OpenAPISpecification,
     OpenTelemetryMiddleware,
     PathItem,
-    Schema,
     TimeoutMiddleware,
 )
 from tests.support.edge import make_app
@@ -48,15 +48,15 @@ def test_what_is_taken_out_is_among_bentomls_own_middleware(monkeypatch: pytest.
     assert not {TimeoutMiddleware, OpenTelemetryMiddleware} & set(classes)
 
 
-def test_openapi_description_is_made_of_classes_that_can_be_changed() -> None:
-    """The description is a property of BentoML's service, and its parts have the fields that are corrected."""
+def test_openapi_description_is_made_of_classes_that_can_be_filled() -> None:
+    """The description is a property of BentoML's service, and its parts have the fields that are filled in."""
     assert isinstance(inspect.getattr_static(bentoml.Service, "openapi_spec"), property)
-    for part, corrected in (
-        (OpenAPISpecification, {"paths", "components"}),
+    for part, filled in (
+        (OpenAPISpecification, {"openapi", "info", "paths", "servers", "tags", "components"}),
+        (Info, {"title", "version", "description"}),
         (PathItem, {"get", "post", "delete"}),
-        (Schema, {"type", "description", "properties", "enum", "required"}),
     ):
-        assert corrected <= {field.name for field in attrs.fields(part)}, part
+        assert filled <= {field.name for field in attrs.fields(part)}, part
 
 
 def test_private_modules_are_imported_in_one_place() -> None:

@@ -1,249 +1,276 @@
-"""Corrects what BentoML's OpenAPI description (``/docs.json``, a bento's ``apis/openapi.yaml``) says of the endpoints.
+"""The OpenAPI document (``/docs.json``, a bento's ``apis/openapi.yaml``), made of what each route says of itself.
 
-By default it describes the form's text fields as JSON, lists BentoML's own errors, and lacks the GET endpoints.
+BentoML's own describes the form's text fields as JSON, lists BentoML's errors, and lacks what is mounted.
 """
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
 
-import attrs
+from pydantic import TypeAdapter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
-from sd_inpaint.http.bento.internals import OpenAPISpecification, PathItem, Schema
-from sd_inpaint.http.endpoints.a1111.dialect import NOT_DONE, NOTHING_TO_DO
-from sd_inpaint.http.endpoints.a1111.fields import DEFAULTS
-from sd_inpaint.http.endpoints.a1111.lists import EMPTY
-from sd_inpaint.http.endpoints.health import SERVICE
-from sd_inpaint.http.endpoints.openai import CHOICES, COMPRESSION, FREE_TEXTS
+from sd_inpaint import __version__
+from sd_inpaint.errors import BodyTooLargeError, InpaintError, MalformedBodyError, RateLimitedError, UnauthorizedError
+from sd_inpaint.http.bento.internals import Info, OpenAPISpecification, PathItem
+from sd_inpaint.http.endpoints.health import TAG
 from sd_inpaint.http.middleware.path_prefix import path_prefix
-from sd_inpaint.http.wire.errors import STATUSES
-from sd_inpaint.http.wire.formats import JSON, OFFERED
-from sd_inpaint.http.wire.headers import IDEMPOTENCY_KEY, IMAGE_SIZE
-from sd_inpaint.http.wire.parameters import describe_bounds
-from sd_inpaint.http.wire.paths import A1111, EDITS, HEALTH, INFO, INPAINT, JOBS, MODELS, PREVIEW
-from sd_inpaint.imaging.codecs import ImageFormat
-from sd_inpaint.schema import InpaintParameters, OutputFormat
-
-_ERROR = {"$ref": "#/components/schemas/Error"}
-
-_ERROR_SCHEMA = Schema(
-    type="object",
-    description="Every error has this shape, whatever its status; some have additional fields.",
-    properties={
-        "error": Schema(type="string", description="The problem, in one sentence."),
-        "code": Schema(type="string", description="The problem, for programs.", enum=sorted(STATUSES)),
-    },
-    required=["error", "code"],
+from sd_inpaint.http.wire.errors import (
+    STATUSES,
+    Error,
+    ForbiddenHostError,
+    ForbiddenOriginError,
+    InternalError,
+    NotReadyError,
+    OpenAIError,
+    TooManyConnectionsError,
+    UploadTimeoutError,
+    error_body,
+    error_headers,
 )
+from sd_inpaint.http.wire.headers import REQUEST_ID
+from sd_inpaint.http.wire.json_body import JSON
+from sd_inpaint.http.wire.operations import Answer, DescribedRoute, JsonSchema, Operation, json_answer
+from sd_inpaint.http.wire.parameters import SCHEMA_REFERENCE
+from sd_inpaint.http.wire.paths import EDITS
+from sd_inpaint.schema import InpaintParameters
 
-_HEALTHY = {
-    "status": {"type": "string", "enum": ["healthy"]},
-    "service": {"type": "string", "enum": [SERVICE]},
-    "model": {"type": "string"},
+VERSION: Final = "3.1.0"
+"""Of OpenAPI: the first whose schemas are JSON Schema, as pydantic writes it, and one that most tools read."""
+
+Described = tuple[str, str, Operation]
+"""A path, a method in small letters, and what it does."""
+
+EVERYWHERE: Final = (
+    MalformedBodyError,
+    UploadTimeoutError,
+    BodyTooLargeError,
+    TooManyConnectionsError,
+    ForbiddenHostError,
+    InternalError,
+)
+"""What any request can meet, before it reaches an endpoint or in it."""
+
+WITH_KEY: Final = (UnauthorizedError, RateLimitedError)
+"""What is met at each path that is not open to everybody."""
+
+_UP: Final = {200: Answer("It does.", {"text/plain": {"type": "string"}})}
+
+BUILT_IN: Final[tuple[Described, ...]] = (
+    ("/livez", "get", Operation("livez", TAG, "Whether the process runs", _UP)),
+    ("/healthz", "get", Operation("healthz", TAG, "Whether the process runs", _UP)),
+    ("/readyz", "get", Operation("readyz", TAG, "Whether a request would be taken now", _UP, (NotReadyError,))),
+    (
+        "/metrics",
+        "get",
+        Operation(
+            "metrics", TAG, "Figures for Prometheus", {200: Answer("The figures.", {"text/plain": {"type": "string"}})}
+        ),
+    ),
+    (
+        "/schema.json",
+        "get",
+        Operation("schema", TAG, "What BentoML's own clients read", {200: json_answer("The schema.", dict[str, Any])}),
+    ),
+)
+"""What BentoML itself serves."""
+
+DOCS: Final = Operation("docs", TAG, "This document", {200: json_answer("The document.", dict[str, Any])})
+
+SECURITY_SCHEMES: Final = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "password": {"type": "http", "scheme": "basic", "description": "The key as the password, with any user."},
+}
+
+TAGS: Final = {
+    "inpainting": "Repaint a picture and wait for it.",
+    "jobs": "Repaint a picture in the background.",
+    TAG: "The service's health, its limits, its figures.",
+    "openai": "The dialect of OpenAI's clients.",
+    "web-ui": "The dialect of AUTOMATIC1111's web UI.",
+}
+
+_HEADER_REFERENCE: Final = {"$ref": f"#/components/headers/{REQUEST_ID}"}
+
+_REQUEST_ID: Final = {
+    "name": REQUEST_ID,
+    "in": "header",
+    "required": False,
+    "description": "Your id of the request; one that the log cannot print is replaced.",
+    "schema": {"type": "string"},
 }
 
 
-def docs_route(specification: Callable[[], OpenAPISpecification]) -> Route:
+def docs_route(specification: Callable[[], OpenAPISpecification]) -> DescribedRoute:
     """Returns the route of ``/docs.json``, whose addresses begin where the caller reached it."""
+    # Nothing in it changes while this process runs.
+    made = functools.cache(lambda: specification().asdict())
 
     async def get_docs(request: Request) -> Response:
-        described = specification().asdict()
-        if prefix := path_prefix(request):
-            described["servers"] = [{"url": prefix}]
-        return JSONResponse(described)
+        return JSONResponse({**made(), "servers": [{"url": path_prefix(request) or "/"}]})
 
-    return Route("/docs.json", get_docs, methods=["GET"])
+    return DescribedRoute("/docs.json", get_docs, DOCS)
 
 
-def correct(spec: OpenAPISpecification) -> OpenAPISpecification:
-    """Returns the description as it should be."""
-    paths: dict[str, Any] = dict(spec.paths)
-    post = dict(paths[INPAINT].post)
-    media_type, form = next(iter(post["requestBody"]["content"].items()))
-    post["requestBody"] = {"required": True, "content": {media_type: attrs.evolve(form, encoding=None)}}
-    post["responses"] = {"200": _painted(), **_errors(set(STATUSES.values()) - {404, 405, 409, 499})}
-    paths[INPAINT] = PathItem(post=post)
-    paths[HEALTH] = PathItem(
-        get=_read("Whether a request would be served now.", {"type": "object", "properties": _HEALTHY}, {503}),
-        post=paths[HEALTH].post,
+def describe(
+    title: str, described: Iterable[Described], *, open_paths: Collection[str], needs_key: bool
+) -> OpenAPISpecification:
+    """Makes the document.
+
+    Args:
+        title: The service's name.
+        described: Everything that is served, but for what BentoML serves by itself.
+        open_paths: Those that need no key.
+        needs_key: Whether the others do.
+    """
+    served = [*described, *BUILT_IN, ("/docs.json", "get", DOCS)]
+    document = _Document(served, open_paths=open_paths, needs_key=needs_key)
+    paths: dict[str, dict[str, Any]] = {}
+    for path, method, operation in served:
+        paths.setdefault(path, {})[method] = document.operation(path, method, operation)
+    about = "Repaints the white part of a mask in a picture, from a text prompt."
+    components: Any = document.components()
+    tags: Any = [{"name": name, "description": text} for name, text in TAGS.items()]
+    return OpenAPISpecification(
+        openapi=VERSION,
+        info=Info(title=title, version=__version__, description=about),
+        paths={path: PathItem(**methods) for path, methods in sorted(paths.items())},
+        servers=[{"url": "/"}],
+        tags=tags,
+        components=components,
     )
-    paths[INFO] = PathItem(get=_read("The model, and each parameter's default and bounds.", {"type": "object"}, {401}))
-    paths |= _jobs(post) | {PREVIEW: PathItem(post=_preview())}
-    paths |= _openai() | _a1111()
-    components: Any = spec.components
-    components = {**components, "schemas": {**components["schemas"], "Error": _ERROR_SCHEMA}}
-    return attrs.evolve(spec, paths=paths, components=components)
 
 
-def _jobs(inpaint: dict[str, Any]) -> dict[str, PathItem]:
-    """The paths of jobs; ``inpaint`` is the plain request, whose form is theirs too."""
-    job = {"type": "object", "properties": {"id": {"type": "string"}, "state": {"type": "string"}}}
-    id_parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-    key = {"name": IDEMPOTENCY_KEY, "in": "header", "required": False, "schema": {"type": "string"}}
-    accepted = {"description": "Accepted; Location has the job's URL.", "content": {JSON: {"schema": job}}}
-    errors = {status: answer for status, answer in inpaint["responses"].items() if status not in ("200", "406", "504")}
-    post = {
-        **inpaint,
-        "operationId": "SDInpaint__job",
-        "summary": "Submit a job",
-        "description": "Submit a job that runs in the background and survives restarts of the server.",
-        "parameters": [key],
-        "responses": {"202": accepted, **errors},
-    }
-    stream = {"description": "Server-sent events.", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
-    read = {"parameters": [id_parameter]}
-    paths = {
-        "": PathItem(post=post),
-        "/{id}": PathItem(
-            get={**_read("A job's progress.", job, {404}), **read},
-            delete={
-                "description": "Cancel a job, or delete it with its result.",
-                "responses": {"204": {"description": "Cancelled or deleted."}, **_errors({404})},
-                **read,
-            },
-        ),
-        "/{id}/result": PathItem(
-            get={
-                "description": "A job's result, in the job's output_format unless the request asks for another.",
-                "responses": {"200": _painted(), **_errors({400, 404, 406, 409})},
-                "parameters": [id_parameter, *_format_parameters()],
+def errors_of(method: str, operation: Operation, *, is_open: bool) -> list[type[InpaintError]]:
+    """Returns every error that a request can meet: the operation's own, and those that are met on the way to it."""
+    with_key = () if is_open else WITH_KEY
+    from_pages = () if method == "get" else (ForbiddenOriginError,)
+    return [*operation.errors, *EVERYWHERE, *with_key, *from_pages]
+
+
+class _Document:
+    """A document in the making: its shared parts are noted where they are first used."""
+
+    def __init__(self, served: Iterable[Described], *, open_paths: Collection[str], needs_key: bool) -> None:
+        self._open_paths = open_paths
+        self._security: list[dict[str, list[str]]] = [{name: []} for name in SECURITY_SCHEMES]
+        if not needs_key:
+            self._security.append({})
+        self._responses: dict[str, Any] = {}
+        types = {repr(kind): kind for *_, operation in served for kind in _types(operation)}
+        types[repr(InpaintParameters)] = InpaintParameters
+        self._inline, shared = TypeAdapter.json_schemas(
+            [(name, "validation", TypeAdapter(kind)) for name, kind in types.items()], ref_template=SCHEMA_REFERENCE
+        )
+        self._schemas = {name: schema for name, schema in shared["$defs"].items() if name != InpaintParameters.__name__}
+
+    def components(self) -> dict[str, Any]:
+        """Returns everything that operations refer to."""
+        return {
+            "schemas": self._schemas,
+            "responses": self._responses,
+            "headers": {REQUEST_ID: {"description": "The request's id.", "required": True, "schema": _TEXT}},
+            "parameters": {REQUEST_ID: _REQUEST_ID},
+            "securitySchemes": SECURITY_SCHEMES,
+        }
+
+    def operation(self, path: str, method: str, operation: Operation) -> dict[str, Any]:
+        """Returns one operation as the document has it."""
+        is_open = path in self._open_paths
+        parameters: list[dict[str, Any]] = [parameter.shown() for parameter in operation.parameters]
+        parameters.append({"$ref": f"#/components/parameters/{REQUEST_ID}"})
+        shown: dict[str, Any] = {
+            "operationId": operation.id,
+            "tags": [operation.tag],
+            "summary": operation.summary,
+            "parameters": parameters,
+            "security": [] if is_open else self._security,
+            "responses": {str(status): self._answer(answer) for status, answer in operation.answers.items()}
+            | self._errors(operation, errors_of(method, operation, is_open=is_open)),
+        }
+        if operation.description:
+            shown["description"] = operation.description
+        if operation.body is not None:
+            content = {"schema": self._schema(operation.body.schema)}
+            if operation.body.encoding:
+                content["encoding"] = dict(operation.body.encoding)
+            shown["requestBody"] = {"required": True, "content": {operation.body.media_type: content}}
+        return shown
+
+    def _schema(self, kind: Any) -> JsonSchema:
+        return kind if isinstance(kind, dict) else dict(self._inline[(repr(kind), "validation")])
+
+    def _answer(self, answer: Answer) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "description": answer.description,
+            "headers": {name: _header(about) for name, about in answer.headers.items()}
+            | {REQUEST_ID: _HEADER_REFERENCE},
+        }
+        if answer.content:
+            shown["content"] = {name: {"schema": self._schema(kind)} for name, kind in answer.content.items()}
+        if answer.example is not None:
+            shown["content"][JSON]["example"] = answer.example
+        if answer.links:
+            shown["links"] = dict(answer.links)
+        return shown
+
+    def _errors(self, operation: Operation, errors: Iterable[type[InpaintError]]) -> dict[str, Any]:
+        by_status: dict[int, dict[str, type[InpaintError]]] = {}
+        for error in errors:
+            by_status.setdefault(STATUSES[error.code], {}).setdefault(error.code, error)
+        return {
+            str(status): self._error(operation, status, dict(sorted(found.items())))
+            for status, found in sorted(by_status.items())
+        }
+
+    def _error(self, operation: Operation, status: int, errors: Mapping[str, type[InpaintError]]) -> dict[str, Any]:
+        kind = operation.error_schemas.get(status, operation.error_schema)
+        name = ".".join([kind.__name__, *errors])
+        if name not in self._responses:
+            content: dict[str, Any] = {"schema": self._schema(kind)}
+            if kind in _SHAPES:
+                content["examples"] = {code: {"value": _example(error, kind)} for code, error in errors.items()}
+            headers = {name: _header({"description": text}) for name, text in error_headers(errors).items()}
+            self._responses[name] = {
+                "description": ", ".join(errors),
+                "headers": {**headers, REQUEST_ID: _HEADER_REFERENCE},
+                "content": {JSON: content},
             }
-        ),
-        "/{id}/events": PathItem(
-            get={"description": "A job's progress, live.", "responses": {"200": stream, **_errors({404})}, **read}
-        ),
-    }
-    return {JOBS + path: item for path, item in paths.items()}
+        return {"$ref": f"#/components/responses/{name}"}
 
 
-def _preview() -> dict[str, Any]:
-    file = {"type": "string", "format": "binary"}
-    form = {"type": "object", "properties": {"image": file}, "required": ["image"]}
-    size = {"description": "Width and height of the picture itself.", "schema": {"type": "string"}}
-    shown = {
-        "description": "The picture upright, in sRGB, and no larger than a page needs it.",
-        "headers": {IMAGE_SIZE: size},
-        "content": {ImageFormat.PNG.media_type: {"schema": file}},
-    }
-    return {
-        "operationId": "SDInpaint__preview",
-        "summary": "Show a picture as the service sees it",
-        "description": "For pages whose browser cannot show the file, such as HEIC or TIFF.",
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
-        "responses": {"200": shown, **_errors({400, 401, 408, 413, 415, 429, 500})},
-    }
+_SHAPES: Final[Mapping[Any, str]] = {Error: "", OpenAIError: EDITS}
+"""Shape of errors → a path whose errors have it."""
 
 
-def _openai() -> dict[str, PathItem]:
-    """The paths of OpenAI's dialect; their errors have that dialect's shape."""
-    files = {name: {"type": "string", "format": "binary"} for name in ("image", "mask")}
-    texts = {name: {"type": "string", "enum": list(choices)} for name, choices in CHOICES.items()}
-    texts |= {name: {"type": "string"} for name in ("prompt", "n", "size", COMPRESSION, *FREE_TEXTS)}
-    form = {"type": "object", "properties": {**files, **texts}, "required": ["image", "prompt"]}
-    picture = {"type": "object", "properties": {"b64_json": {"type": "string"}, "seed": {"type": "integer"}}}
-    pictures = {"type": "object", "properties": {"data": {"type": "array", "items": picture}}}
-    errors = {
-        status: {**answer, "content": {JSON: {"schema": {"type": "object"}}}}
-        for status, answer in _errors({400, 401, 413, 415, 422, 429, 500, 503, 504}).items()
-    }
-    edit = {
-        "operationId": "SDInpaint__edit",
-        "summary": "Edit an image, for OpenAI's clients",
-        "description": "Repaints the transparent part of the mask, or without one of the image. Also takes fields of "
-        f"{INPAINT}, under their own names.",
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}},
-        "responses": {
-            "200": {"description": "The painted pictures.", "content": {JSON: {"schema": pictures}}},
-            **errors,
-        },
-    }
-    return {EDITS: PathItem(post=edit), MODELS: PathItem(get=_read("The served model.", {"type": "object"}, {401}))}
+class _Example:
+    """An error that never happened."""
+
+    def __init__(self, error: type[InpaintError]) -> None:
+        self.code = error.code
+        self.facts: dict[str, object] = {}
+        self._sentence = " ".join((error.__doc__ or "").split("\n\n")[0].replace("``", "").split())
+
+    def __str__(self) -> str:
+        return self._sentence
 
 
-def _a1111() -> dict[str, PathItem]:
-    """The paths of the web UI's dialect."""
-    fields = {name: {"default": default} for name, default in DEFAULTS.items()}
-    files = {
-        "init_images": {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1, "maxItems": 1},
-        "mask": {"type": "string", "format": "byte"},
-    }
-    call = {"type": "object", "properties": {**files, **fields}, "required": ["init_images"]}
-    pictures = {"type": "array", "items": {"type": "string", "format": "byte"}}
-    answer = {"images": pictures, "parameters": {"type": "object"}, "info": {"type": "string"}}
-    post = {
-        "operationId": "SDInpaint__img2img",
-        "summary": "Repaint a mask, for clients of AUTOMATIC1111's web UI",
-        "description": "Fields that ask for something unsupported are refused by name.",
-        "requestBody": {"required": True, "content": {JSON: {"schema": call}}},
-        "responses": {
-            "200": {
-                "description": "The painted pictures, as base64.",
-                "content": {JSON: {"schema": {"type": "object", "properties": answer}}},
-            },
-            **_errors({400, 401, 413, 415, 422, 429, 500, 503, 504}),
-        },
-    }
-    gets = {name: _read(description, {}, {401}) for name, description in _A1111_GETS.items()}
-    gets |= {name: _read("An empty list: nothing of the kind is served.", {}, {401}) for name in EMPTY}
-    gets["progress"] = {**_read("How far your own call is.", {"type": "object"}, {400, 401}), "parameters": [_SKIP]}
-    posts = {name: _call(description, {400, 401, 413, 415}) for name, description in _A1111_POSTS.items()}
-    posts |= {name: _call("Nothing has to be done.", {401}) for name in NOTHING_TO_DO}
-    posts |= {name: {"description": reason, "responses": _errors({401, 404})} for name, reason in NOT_DONE.items()}
-    posts["img2img"] = post
-    return {f"{A1111}/{name}": PathItem(get=gets.get(name), post=posts.get(name)) for name in sorted({*gets, *posts})}
+def _example(error: type[InpaintError], kind: Any) -> dict[str, object]:
+    return error_body(_Example(error), _SHAPES[kind])
 
 
-_A1111_GETS = {
-    "cmd-flags": "The flags of a web UI that were like this server.",
-    "memory": "Memory of this process and of a CUDA device, in bytes.",
-    "options": "The settings, at the values that are served.",
-    "samplers": "The names that sampler_name accepts.",
-    "schedulers": "The names that scheduler accepts.",
-    "sd-models": "The served model.",
-    "upscalers": "The one that does nothing.",
-}
-
-_A1111_POSTS = {
-    "interrupt": "Ends all of your own calls.",
-    "options": "Accepts settings that ask for what is served.",
-    "png-info": "The text that a picture's file carries.",
-    "skip": "Ends your oldest call.",
-}
-
-_SKIP = {"name": "skip_current_image", "in": "query", "required": False, "schema": {"type": "boolean"}}
+_TEXT: Final[JsonSchema] = {"type": "string"}
 
 
-def _call(description: str, errors: set[int]) -> dict[str, Any]:
-    answer = {"description": "Done.", "content": {JSON: {"schema": {}}}}
-    return {"description": description, "responses": {"200": answer, **_errors(errors)}}
+def _header(about: JsonSchema) -> JsonSchema:
+    return {"schema": _TEXT, **about}
 
 
-def _format_parameters() -> list[dict[str, Any]]:
-    formats = {"type": "string", "enum": [str(each) for each in OutputFormat]}
-    quality = {"type": "integer", **describe_bounds(InpaintParameters.model_fields["quality"])}
-    schemas = {"output_format": formats, "quality": quality}
-    return [{"name": name, "in": "query", "required": False, "schema": schema} for name, schema in schemas.items()]
-
-
-def _painted() -> dict[str, Any]:
-    pictures = {name: {"schema": {"type": "string", "format": "binary"}} for name in OFFERED if name != JSON}
-    return {
-        "description": "The painted picture: PNG, unless output_format or the Accept header asks for another format. "
-        "X-Warning has what the caller may not have meant, such as a mask without white.",
-        "content": {**pictures, JSON: {"schema": {"type": "object"}}},
-    }
-
-
-def _errors(statuses: set[int]) -> dict[str, Any]:
-    codes = {status: [code for code, its in STATUSES.items() if its == status] for status in sorted(statuses)}
-    return {
-        str(status): {"description": ", ".join(names), "content": {JSON: {"schema": _ERROR}}}
-        for status, names in codes.items()
-    }
-
-
-def _read(description: str, schema: dict[str, Any], errors: set[int]) -> dict[str, Any]:
-    answer = {"description": description, "content": {JSON: {"schema": schema}}}
-    return {"description": description, "responses": {"200": answer, **_errors(errors)}}
+def _types(operation: Operation) -> Iterable[Any]:
+    kinds = [kind for answer in operation.answers.values() for kind in answer.content.values()]
+    kinds += [operation.error_schema, *operation.error_schemas.values()]
+    if operation.body is not None:
+        kinds.append(operation.body.schema)
+    return (kind for kind in kinds if not isinstance(kind, dict))

@@ -14,17 +14,17 @@ import click
 import h11
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
-from bentoml._internal.service.openapi.specification import OpenAPISpecification, PathItem, Schema
+from bentoml._internal.service.openapi.specification import Info, OpenAPISpecification, PathItem
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 __all__ = [
     "H11Protocol",
+    "Info",
     "OpenAPISpecification",
     "OpenTelemetryMiddleware",
     "PathItem",
-    "Schema",
     "TimeoutMiddleware",
     "h11",
     "httptools_protocol",

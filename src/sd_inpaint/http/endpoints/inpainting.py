@@ -6,20 +6,53 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sd_inpaint.admission import AdmittedRequest
-from sd_inpaint.errors import InpaintError, InvalidParameterError
-from sd_inpaint.http.endpoints.painting import Painting
+from sd_inpaint.errors import InpaintError, InvalidParameterError, NotAcceptableError
+from sd_inpaint.http.endpoints.painting import NOT_OPEN, PAINTS, READS_PAIR, Painting, deadline_parameter
 from sd_inpaint.http.middleware.access_log import request_id
 from sd_inpaint.http.wire.errors import InternalError, error_response
-from sd_inpaint.http.wire.formats import choose_format
-from sd_inpaint.http.wire.forms import Form, FormFields, read_form
-from sd_inpaint.http.wire.parameters import read_parameters
-from sd_inpaint.http.wire.results import render
+from sd_inpaint.http.wire.formats import JSON, OFFERED, choose_format
+from sd_inpaint.http.wire.forms import READS_FORM, Form, FormFields, read_form
+from sd_inpaint.http.wire.operations import FILE, Answer, Operation, form_body
+from sd_inpaint.http.wire.parameters import parameter_schemas, read_parameters
+from sd_inpaint.http.wire.results import RESULT_HEADERS, PaintedJson, render
 from sd_inpaint.imaging import codecs
-from sd_inpaint.schema import InpaintParameters
+from sd_inpaint.schema import InpaintParameters, OutputFormat
 
 logger = logging.getLogger("bentoml.sd_inpaint.http")
 
 FIELDS = FormFields(files=("image", "mask"), texts=tuple(InpaintParameters.model_fields))
+
+REQUIRED = tuple(name for name, field in InpaintParameters.model_fields.items() if field.is_required())
+
+TAG = "inpainting"
+
+PAINTED = Answer(
+    "The painted picture.",
+    content={name: PaintedJson if name == JSON else FILE for name in OFFERED},
+    headers=RESULT_HEADERS,
+)
+
+
+FILES = {
+    "image": "The picture.",
+    "mask": "A mask of the picture's size: white is repainted, black kept, grey blended.",
+}
+
+
+def describe_inpaint(longest_seconds: float) -> Operation:
+    """Describes ``POST /sd-inpaint/inpaint``; a deadline may be as long as the operator's, in seconds."""
+    return Operation(
+        id="inpaint",
+        tag=TAG,
+        summary="Inpaint an image using a mask",
+        description="White is repainted after the prompt, black is kept, grey is blended. The answer is a PNG, unless "
+        "output_format or the Accept header asks for another format. Several pictures need a container: a zip, "
+        "unless Accept asks for another.",
+        parameters=(deadline_parameter(longest_seconds),),
+        body=form_body(FIELDS, parameter_schemas(), FILES, required=REQUIRED),
+        answers={200: PAINTED},
+        errors=(*NOT_OPEN, *READS_FORM, *READS_PAIR, NotAcceptableError, *PAINTS),
+    )
 
 
 class Inpainting:
@@ -60,6 +93,9 @@ class Inpainting:
 
     async def _admit(self, request: Request) -> AdmittedRequest:
         form, parameters = await self.read_form(request)
+        if choose_format(request, parameters).image_format is codecs.ImageFormat.AVIF:
+            # Known before anything is decoded, since its encoder takes the most memory.
+            parameters = parameters.model_copy(update={"output_format": OutputFormat.AVIF})
         return await self._painting.admit(request, form.files["image"], form.files["mask"], parameters)
 
     async def _inpaint(self, request: Request) -> Response:

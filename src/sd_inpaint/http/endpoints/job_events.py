@@ -3,7 +3,7 @@
 import base64
 import io
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import anyio
 import anyio.to_thread
@@ -22,7 +22,7 @@ RECONNECT_MILLISECONDS = 2000
 
 
 async def stream_events(
-    runner: JobRunner, job: Job, describe: Callable[[Job], dict[str, object]]
+    runner: JobRunner, job: Job, describe: Callable[[Job], Mapping[str, object]]
 ) -> AsyncIterator[str]:
     """Yields events from ``job`` as it is now to its end: ``progress``, ``preview``, then one named as its last state.
 

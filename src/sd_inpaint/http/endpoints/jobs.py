@@ -3,28 +3,44 @@
 import hashlib
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import NotRequired, cast
 
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
-from sd_inpaint.admission import FINISH_BYTES_PER_PIXEL
-from sd_inpaint.errors import InpaintError, InvalidParameterError, JobNotFoundError, JobNotReadyError
-from sd_inpaint.http.endpoints.inpainting import Inpainting
+from sd_inpaint.admission import finish_bytes_per_pixel
+from sd_inpaint.errors import (
+    IdempotencyConflictError,
+    ImageTooLargeError,
+    InpaintError,
+    InvalidParameterError,
+    JobLostError,
+    JobNotFoundError,
+    JobNotReadyError,
+    NotAcceptableError,
+    QueueFullError,
+    ShuttingDownError,
+    StateUnavailableError,
+)
+from sd_inpaint.http.endpoints.inpainting import PAINTED, Inpainting, describe_inpaint
 from sd_inpaint.http.endpoints.job_events import stream_events
-from sd_inpaint.http.endpoints.painting import Painting
+from sd_inpaint.http.endpoints.painting import NOT_OPEN, PAINTS, READS_PAIR, Painting, deadline_parameter
 from sd_inpaint.http.middleware.access_log import request_id
 from sd_inpaint.http.middleware.api_keys import caller_of
 from sd_inpaint.http.middleware.caller_usage import usage_of
 from sd_inpaint.http.middleware.path_prefix import path_prefix
 from sd_inpaint.http.wire import sse
-from sd_inpaint.http.wire.errors import answering, error_body, error_response
+from sd_inpaint.http.wire.errors import Error, error_body, error_response
 from sd_inpaint.http.wire.formats import ResultFormat, check_job_format, choose_format, choose_job_format
+from sd_inpaint.http.wire.forms import READS_FORM
 from sd_inpaint.http.wire.headers import IDEMPOTENCY_KEY, NO_STORE
-from sd_inpaint.http.wire.parameters import replace_parameters
+from sd_inpaint.http.wire.operations import Answer, DescribedRoute, JsonSchema, Operation, Parameter, json_answer
+from sd_inpaint.http.wire.parameters import parameter_schemas, replace_parameters
 from sd_inpaint.http.wire.paths import JOBS
 from sd_inpaint.http.wire.results import render
 from sd_inpaint.imaging import codecs
@@ -33,9 +49,119 @@ from sd_inpaint.jobs.runner import JobRunner
 from sd_inpaint.jobs.store import UNKNOWN_JOB
 from sd_inpaint.schema import InpaintParameters
 
+TAG = "jobs"
+
 _FORMAT_FIELDS = ("output_format", "quality")
 
 _KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
+
+
+class JobJson(TypedDict):
+    """A job as callers see it."""
+
+    id: str
+    state: JobState
+    step: int
+    steps: int
+    queue_position: int
+    seconds_left: float | None
+    seed: int
+    created_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    expires_at: str | None
+    url: str
+    events: str
+    result: NotRequired[str]
+    error: NotRequired[Error]
+
+
+_ID = Parameter("id", "path", {"type": "string"}, "The job's id.")
+
+_LINKS: dict[str, JsonSchema] = {
+    name: {"operationId": name, "parameters": {"id": "$response.body#/id"}}
+    for name in ("get_job", "get_job_result", "get_job_events", "delete_job")
+}
+
+_UNKNOWN = (JobNotFoundError, StateUnavailableError, ShuttingDownError)
+
+
+def _describe_post(longest_seconds: float) -> Operation:
+    key = {"type": "string", "pattern": f"^{_KEY.pattern}$"}
+    inpaint = describe_inpaint(longest_seconds)
+    headers = {
+        "Location": {"description": "The job's URL.", "required": True},
+        "Idempotent-Replayed": {"description": "true if this key has accepted the job before."},
+    }
+    return replace(
+        inpaint,
+        id="post_job",
+        tag=TAG,
+        summary="Submit a job",
+        description="Takes the form of /sd-inpaint/inpaint. The job runs in the background and survives restarts of "
+        "the server.",
+        parameters=(*inpaint.parameters, Parameter(IDEMPOTENCY_KEY, "header", key, "Makes a retry safe.")),
+        answers={202: json_answer("Accepted.", JobJson, headers=headers, links=_LINKS)},
+        errors=(*NOT_OPEN, *READS_FORM, *READS_PAIR, IdempotencyConflictError, StateUnavailableError),
+    )
+
+
+_GET = Operation(
+    id="get_job",
+    tag=TAG,
+    summary="A job's progress",
+    parameters=(_ID,),
+    answers={200: json_answer("The job.", JobJson)},
+    errors=_UNKNOWN,
+)
+
+_DELETE = Operation(
+    id="delete_job",
+    tag=TAG,
+    summary="Cancel a job, or delete its result",
+    parameters=(_ID,),
+    answers={204: Answer("Cancelled or deleted.")},
+    errors=_UNKNOWN,
+)
+
+_EVENTS = Operation(
+    id="get_job_events",
+    tag=TAG,
+    summary="A job's progress, live",
+    description="Server-sent events: progress and preview on the way, then done, failed or cancelled.",
+    parameters=(_ID, Parameter("Last-Event-ID", "header", {"type": "string"}, "The id of the last event you got.")),
+    answers={
+        200: Answer("The events.", {sse.MEDIA_TYPE: sse.Event}),
+        204: Answer("You got the last event: do not connect again."),
+    },
+    errors=_UNKNOWN,
+)
+
+
+def _describe_result(longest_seconds: float) -> Operation:
+    schemas = parameter_schemas()
+    formats = tuple(
+        Parameter(name, "query", schemas[name], schemas[name].get("description", "")) for name in _FORMAT_FIELDS
+    )
+    return Operation(
+        id="get_job_result",
+        tag=TAG,
+        summary="A job's result",
+        description="Answers as /sd-inpaint/inpaint would have, in the job's own output_format unless this request "
+        "asks for another.",
+        parameters=(_ID, *formats, deadline_parameter(longest_seconds)),
+        answers={200: PAINTED},
+        errors=(
+            *_UNKNOWN,
+            JobNotReadyError,
+            InvalidParameterError,
+            NotAcceptableError,
+            ImageTooLargeError,
+            QueueFullError,
+            JobLostError,
+            *PAINTS,
+        ),
+    )
 
 
 class Jobs:
@@ -46,14 +172,15 @@ class Jobs:
         self._inpainting = inpainting
         self._runner = runner
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[DescribedRoute]:
         """Returns the routes below ``/sd-inpaint``."""
+        longest = self._painting.longest_seconds
         return [
-            Route("/jobs", answering(self.post), methods=["POST"]),
-            Route("/jobs/{id}", answering(self.get), methods=["GET"]),
-            Route("/jobs/{id}", answering(self.delete), methods=["DELETE"]),
-            Route("/jobs/{id}/result", answering(self.get_result), methods=["GET"]),
-            Route("/jobs/{id}/events", answering(self.get_events), methods=["GET"]),
+            DescribedRoute("/jobs", self.post, _describe_post(longest), method="POST"),
+            DescribedRoute("/jobs/{id}", self.get, _GET),
+            DescribedRoute("/jobs/{id}", self.delete, _DELETE, method="DELETE"),
+            DescribedRoute("/jobs/{id}/result", self.get_result, _describe_result(longest)),
+            DescribedRoute("/jobs/{id}/events", self.get_events, _EVENTS),
         ]
 
     async def post(self, request: Request) -> Response:
@@ -88,7 +215,7 @@ class Jobs:
                 raise
             job, was_there = await self._runner.accept(submission, admitted, usage_of(request))
         shown = describe(job, path_prefix(request))
-        headers = {"Location": str(shown["url"]), **NO_STORE}
+        headers = {"Location": shown["url"], **NO_STORE}
         if was_there:
             headers["Idempotent-Replayed"] = "true"
         return JSONResponse(shown, status_code=202, headers=headers)
@@ -108,7 +235,9 @@ class Jobs:
             raise JobNotReadyError("The job is not done yet.", state=str(job.state), seconds_left=job.seconds_left)
         result_format = _choose_format(request, job.parameters)
         extent = await anyio.to_thread.run_sync(self._runner.store.result_extent, job.id)
-        size = extent.file_bytes * (1 + extent.count) + extent.pixels * FINISH_BYTES_PER_PIXEL
+        size = extent.file_bytes * (1 + extent.count) + extent.pixels * finish_bytes_per_pixel(
+            result_format.image_format
+        )
         async with self._painting.memory_for(request, size):
             return await self._painting.encode(self._render, job, result_format, request_id(request))
 
@@ -149,12 +278,12 @@ class Jobs:
         return job
 
 
-def describe(job: Job, prefix: str = "") -> dict[str, object]:
+def describe(job: Job, prefix: str = "") -> JobJson:
     """Returns a job as callers see it, who reach this service below the path ``prefix``."""
     address = f"{prefix}{JOBS}/{job.id}"
-    shown: dict[str, object] = {
+    shown: JobJson = {
         "id": job.id,
-        "state": str(job.state),
+        "state": job.state,
         "step": job.step,
         "steps": job.steps,
         "queue_position": job.queue_position,
@@ -170,7 +299,7 @@ def describe(job: Job, prefix: str = "") -> dict[str, object]:
     if job.state is JobState.DONE:
         shown["result"] = f"{address}/result"
     if job.error is not None:
-        shown["error"] = error_body(job.error)
+        shown["error"] = cast("Error", error_body(job.error))
     return shown
 
 

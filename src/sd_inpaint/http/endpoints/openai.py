@@ -11,27 +11,40 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.errors import InvalidParameterError, MissingFieldError
 from sd_inpaint.http.endpoints.openai_stream import EditStream
-from sd_inpaint.http.endpoints.painting import Painting
+from sd_inpaint.http.endpoints.painting import NOT_OPEN, PAINTS, READS_PAIR, Painting, deadline_parameter
 from sd_inpaint.http.middleware.access_log import request_id
 from sd_inpaint.http.wire import sse
-from sd_inpaint.http.wire.errors import answering
-from sd_inpaint.http.wire.forms import Form, FormFields, read_form
-from sd_inpaint.http.wire.parameters import read_parameters, read_whole
+from sd_inpaint.http.wire.errors import OpenAIError
+from sd_inpaint.http.wire.forms import READS_FORM, Form, FormFields, read_form
+from sd_inpaint.http.wire.json_body import JSON
+from sd_inpaint.http.wire.operations import (
+    Answer,
+    Base64,
+    DescribedRoute,
+    JsonSchema,
+    Operation,
+    form_body,
+    json_answer,
+)
+from sd_inpaint.http.wire.parameters import parameter_schemas, read_parameters, read_whole
 from sd_inpaint.http.wire.paths import EDITS, MODELS, OPENAI
-from sd_inpaint.http.wire.results import describing_headers, encode_all
+from sd_inpaint.http.wire.results import RESULT_HEADERS, describing_headers, encode_all
 from sd_inpaint.imaging import codecs
 from sd_inpaint.imaging.codecs import ImageFormat
 from sd_inpaint.imaging.pair import read_transparency
 from sd_inpaint.progress import Progress
 from sd_inpaint.schema import SEED_RANDOM, InpaintParameters, InpaintResult
+
+TAG = "openai"
 
 IMAGE_FIELDS = ("image", "image[]")
 """The second is what the Python client makes of a list."""
@@ -67,6 +80,89 @@ FIELDS = FormFields(
 )
 
 
+class EditedImage(TypedDict):
+    """One painted picture."""
+
+    b64_json: Base64
+    seed: int
+
+
+class EditedImages(TypedDict):
+    """The painted pictures."""
+
+    created: int
+    data: list[EditedImage]
+    output_format: str
+    size: str
+
+
+class ServedModel(TypedDict):
+    """A model, as OpenAI lists it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ServedModels(TypedDict):
+    """The one model that is served."""
+
+    object: Literal["list"]
+    data: list[ServedModel]
+
+
+_FILES = {
+    "image": "The picture, also as image[]; without a mask, its transparent part is repainted.",
+    "mask": "A picture of the same size, whose transparent part is repainted.",
+}
+
+_FREE = {"type": "string", "description": "Accepted and ignored."}
+
+
+def _describe_edit(longest_seconds: float) -> Operation:
+    own = parameter_schemas()
+    seed = own["seed"] | {"default": SEED_RANDOM}
+    steps = {key: value for key, value in own["num_inference_steps"].items() if key != "default"}
+    texts: dict[str, JsonSchema] = {
+        **own,
+        "seed": seed,
+        "num_inference_steps": steps,
+        "n": own["num_images"],
+        "size": {"type": "string", "default": "auto", "description": "auto, or the picture's own, such as 512x512."},
+        COMPRESSION: {"type": "integer", "minimum": 0, "maximum": 100, "description": "Quality of a lossy format."},
+        **{name: {"type": "string", "enum": list(known), "default": known[0]} for name, known in CHOICES.items()},
+        **dict.fromkeys(FREE_TEXTS, _FREE),
+    }
+    return Operation(
+        id="edit_image",
+        tag=TAG,
+        summary="Edit an image, for OpenAI's clients",
+        description="Repaints the transparent part of the mask, or without one of the image. Also takes fields of "
+        "/sd-inpaint/inpaint, under their own names. With stream=true the answer is a stream of events.",
+        parameters=(deadline_parameter(longest_seconds),),
+        body=form_body(FIELDS, texts, _FILES, required=("image", "prompt")),
+        answers={
+            200: Answer(
+                "The painted pictures.",
+                {JSON: EditedImages, sse.MEDIA_TYPE: sse.Event},
+                {name: {**about, "required": False} for name, about in RESULT_HEADERS.items()},
+            )
+        },
+        errors=(*NOT_OPEN, *READS_FORM, *READS_PAIR, *PAINTS),
+        error_schema=OpenAIError,
+    )
+
+
+_LIST = Operation(
+    id="list_models",
+    tag=TAG,
+    summary="The served model, for OpenAI's clients",
+    answers={200: json_answer("The model.", ServedModels)},
+    error_schema=OpenAIError,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class EditOptions:
     """An edit's options, besides its files.
@@ -96,11 +192,12 @@ class OpenAIEdits:
     def __init__(self, painting: Painting) -> None:
         self._painting = painting
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[DescribedRoute]:
         """Returns the routes below ``/v1``."""
+        edit = _describe_edit(self._painting.longest_seconds)
         return [
-            Route(EDITS.removeprefix(OPENAI), answering(self.post_edit), methods=["POST"]),
-            Route(MODELS.removeprefix(OPENAI), answering(self.get_models), methods=["GET"]),
+            DescribedRoute(EDITS.removeprefix(OPENAI), self.post_edit, edit, method="POST"),
+            DescribedRoute(MODELS.removeprefix(OPENAI), self.get_models, _LIST),
         ]
 
     async def post_edit(self, request: Request) -> Response:
@@ -170,8 +267,9 @@ class OpenAIEdits:
 
     async def get_models(self, request: Request) -> Response:
         """Lists the one model that is served."""
-        model = {"id": self._painting.model, "object": "model", "created": 0, "owned_by": "sd-inpaint"}
-        return JSONResponse({"object": "list", "data": [model]})
+        model: ServedModel = {"id": self._painting.model, "object": "model", "created": 0, "owned_by": "sd-inpaint"}
+        models: ServedModels = {"object": "list", "data": [model]}
+        return JSONResponse(models)
 
     async def _admit(self, request: Request, form: Form, options: EditOptions) -> AdmittedRequest:
         sent = [form.files[name] for name in IMAGE_FIELDS if name in form.files]
@@ -202,7 +300,7 @@ class OpenAIEdits:
         )
 
     def _render(self, result: InpaintResult, options: EditOptions) -> Response:
-        body = {
+        body: EditedImages = {
             "created": int(time.time()),
             "data": [
                 {"b64_json": base64.b64encode(file).decode("ascii"), "seed": seed}

@@ -9,16 +9,37 @@ from typing import Any, ParamSpec, TypeVar
 from starlette.requests import Request
 
 from sd_inpaint.admission import AdmittedRequest, ReadPicture
-from sd_inpaint.errors import DeadlineExceededError, InpaintError, RequestCancelledError
+from sd_inpaint.errors import (
+    ContentFlaggedError,
+    CredentialsExpiredError,
+    DeadlineExceededError,
+    EngineCrashedError,
+    ImageTooLargeError,
+    InpaintError,
+    InvalidImageError,
+    InvalidMaskError,
+    InvalidOutputError,
+    InvalidParameterError,
+    ModelDisabledError,
+    ModelFailedError,
+    ModelLoadingError,
+    OutOfMemoryError,
+    QueueFullError,
+    QuotaExceededError,
+    RequestCancelledError,
+    ShuttingDownError,
+    SizeMismatchError,
+)
 from sd_inpaint.http.middleware.body_limit import forget_body
 from sd_inpaint.http.middleware.caller_usage import usage_of
 from sd_inpaint.http.wire.headers import DEADLINE
+from sd_inpaint.http.wire.operations import Parameter
 from sd_inpaint.http.wire.parameters import read_seconds
 from sd_inpaint.imaging.credentials import ContentCredentials
 from sd_inpaint.imaging.pair import ReadMask, read_luminance
 from sd_inpaint.imaging.preparation import Upload
 from sd_inpaint.imaging.preview import render_preview
-from sd_inpaint.painter import Painter
+from sd_inpaint.painter import Painter, share_of
 from sd_inpaint.progress import Progress
 from sd_inpaint.schema import InpaintParameters, InpaintResult, SchedulerName
 from sd_inpaint.settings import Settings
@@ -27,6 +48,40 @@ from sd_inpaint.work.picture_work import PictureWork
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+NOT_OPEN = (
+    QueueFullError,
+    QuotaExceededError,
+    ModelLoadingError,
+    ModelDisabledError,
+    ModelFailedError,
+    ShuttingDownError,
+    CredentialsExpiredError,
+)
+"""What a caller can meet before their request is read."""
+
+READS_PICTURE = (InvalidParameterError, InvalidImageError, ImageTooLargeError, QueueFullError, DeadlineExceededError)
+"""What a caller can meet whose picture is read."""
+
+READS_PAIR = (*READS_PICTURE, InvalidMaskError, SizeMismatchError)
+"""The same, with a mask."""
+
+PAINTS = (
+    DeadlineExceededError,
+    ContentFlaggedError,
+    OutOfMemoryError,
+    InvalidOutputError,
+    EngineCrashedError,
+    ShuttingDownError,
+)
+"""What a caller can meet whose picture is being painted."""
+
+
+def deadline_parameter(longest: float) -> Parameter:
+    """Describes the header that :meth:`Painting.deadline_seconds` reads; ``longest`` is the operator's, in seconds."""
+    schema = {"type": "number", "exclusiveMinimum": 0, "maximum": longest}
+    return Parameter(DEADLINE, "header", schema, "How many seconds you will wait; after that you get a 504.")
+
 
 LEAST_SECONDS = 0.001
 """What is left of a deadline that passes at this moment: the device's queue says that it has."""
@@ -51,6 +106,11 @@ class Painting:
     def model(self) -> str:
         """The model's name as callers know it."""
         return self._settings.model_name
+
+    @property
+    def longest_seconds(self) -> float:
+        """The longest deadline that a caller may set."""
+        return self._settings.deadline_seconds
 
     def device_memory(self) -> dict[str, int] | None:
         """Returns the device's memory, as :meth:`~sd_inpaint.painter.Painter.device_memory`."""
@@ -88,7 +148,7 @@ class Painting:
         """
         started = time.monotonic()
         upload = Upload(image, mask, parameters, self._settings.max_pixels, read_mask)
-        admitted = await self._in_time(request, self._painter.admit(upload, caller=usage_of(request)))
+        admitted = await self._in_time(request, lambda: self._painter.admit(upload, caller=usage_of(request)))
         admitted.waited_seconds = time.monotonic() - started
         if admitted.read is None:
             # The pixels are here: the files are no longer needed.
@@ -98,14 +158,15 @@ class Painting:
     @contextlib.asynccontextmanager
     async def memory_for(self, request: Request, size: int) -> AsyncIterator[None]:
         """Holds memory for pictures, in bytes, once there is room; raises as :meth:`admit` does."""
-        with await self._in_time(request, self._work.budget.pictures.wait(size)):
+        share = share_of(usage_of(request))
+        with await self._in_time(request, lambda: self._work.budget.pictures.wait(size, share=share)):
             yield
 
-    async def _in_time(self, request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
+    async def _in_time(self, request: Request, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
         seconds = self.deadline_seconds(request) or self._settings.deadline_seconds
         try:
             async with asyncio.timeout(seconds):
-                return await _unless_gone(request, coroutine)
+                return await _unless_gone(request, begin())
         except TimeoutError as error:
             raise DeadlineExceededError(
                 f"The deadline passed after {seconds:.0f} seconds, before there was room for the picture."
@@ -121,7 +182,7 @@ class Painting:
 
     async def read_picture(self, request: Request, read: ReadPicture[T], image: bytes) -> T:
         """Has a function of a module read a caller's picture, where it can be stopped; raises as :meth:`admit` does."""
-        return await self._in_time(request, self._painter.read_picture(read, image, usage_of(request)))
+        return await self._in_time(request, lambda: self._painter.read_picture(read, image, usage_of(request)))
 
     async def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Does work on whole pictures, off the event loop and in its turn."""

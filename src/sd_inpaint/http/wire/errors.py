@@ -4,13 +4,15 @@ Below ``/v1`` it is OpenAI's, which its clients look into.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import wraps
-from typing import Final, Protocol
+from typing import Annotated, Final, NotRequired, Protocol
 
+from pydantic import WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from sd_inpaint.errors import BusyError, CallerError, InpaintError
 from sd_inpaint.http.wire.headers import NO_STORE
@@ -76,6 +78,38 @@ STOPPING_RETRY_SECONDS = 10
 RETRY_SECONDS = {"model_loading": LOADING_RETRY_SECONDS, "shutting_down": STOPPING_RETRY_SECONDS}
 
 
+Code = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STATUSES)})]
+"""The code of an error."""
+
+
+class Error(TypedDict):
+    """Every error has this shape, whatever its status; many have further keys, such as ``minimum`` and ``maximum``."""
+
+    error: str
+    code: Code
+    field: NotRequired[str]
+    retry_after_seconds: NotRequired[int]
+
+
+class OpenAIErrorDetail(TypedDict):
+    """What is wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: Code
+
+
+class OpenAIError(TypedDict):
+    """The shape of errors below ``/v1``."""
+
+    error: OpenAIErrorDetail
+
+
+STATUSES_WITH_RETRY = {429}
+"""Statuses that come with Retry-After whatever the code; some codes of others have it too."""
+
+
 class NotFoundError(CallerError):
     """Nothing is served at this path."""
 
@@ -114,6 +148,12 @@ class ForbiddenHostError(CallerError):
     code = "forbidden_host"
 
 
+class NotReadyError(InpaintError):
+    """The server would not take a request now."""
+
+    code = "not_ready"
+
+
 class TooManyConnectionsError(CallerError):
     """The server, or the caller's address, has as many connections as it may have."""
 
@@ -127,6 +167,16 @@ class InternalError(InpaintError):
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"Internal error; see the server log for request {request_id}.")
+
+
+def error_headers(codes: Collection[str]) -> dict[str, str]:
+    """Returns the headers that some errors of these codes have: name → what it says."""
+    headers = {}
+    if STATUSES_WITH_RETRY & {STATUSES[code] for code in codes} or RETRY_SECONDS.keys() & set(codes):
+        headers["Retry-After"] = "Seconds until it is worth to try again."
+    if "unauthorized" in codes:
+        headers["WWW-Authenticate"] = "How to send a key."
+    return headers
 
 
 class Failure(Protocol):

@@ -42,6 +42,16 @@ CHARSET = "_charset_"
 """The field in which browsers and others name the charset of all texts that have none of their own (RFC 7578, 4.6)."""
 
 
+READS_FORM = (
+    UnsupportedMediaTypeError,
+    MalformedBodyError,
+    InvalidParameterError,
+    MissingFieldError,
+    UploadTimeoutError,
+)
+"""What a caller can meet whose form is read."""
+
+
 @dataclass(frozen=True, slots=True)
 class FormFields:
     """The fields that an endpoint knows.
@@ -143,15 +153,20 @@ def reading_body() -> Iterator[None]:
         raise UploadTimeoutError(f"The body did not arrive within {UPLOAD_SECONDS:g} seconds.") from error
 
 
+def check_plain(request: Request) -> None:
+    """Raises UnsupportedMediaTypeError if a body is compressed: its size would say nothing of what it becomes."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaTypeError(f"Send the request without Content-Encoding, not as {encoding[:50]!r}.")
+
+
 def _boundary(request: Request) -> bytes:
     sent = request.headers.get("content-type", "")
     media_type, options = parse_options_header(sent)
     if media_type.decode("latin-1") != MULTIPART:
         shown = f"not {sent[:100]!r}" if sent else "with its boundary in the Content-Type header"
         raise UnsupportedMediaTypeError(f"Send the request as {MULTIPART}, {shown}.")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedMediaTypeError(f"Send the request without Content-Encoding, not as {encoding[:50]!r}.")
+    check_plain(request)
     boundary = options.get(b"boundary", b"")
     if not boundary:
         raise MalformedBodyError("The Content-Type header has no boundary.")

@@ -12,9 +12,13 @@ from typing import Any
 from starlette.requests import Request
 
 from sd_inpaint.errors import InvalidParameterError, MalformedBodyError, UnsupportedMediaTypeError
-from sd_inpaint.http.wire.forms import reading_body
+from sd_inpaint.http.wire.errors import UploadTimeoutError
+from sd_inpaint.http.wire.forms import check_plain, reading_body
 
 JSON = "application/json"
+
+READS_JSON = (UnsupportedMediaTypeError, MalformedBodyError, InvalidParameterError, UploadTimeoutError)
+"""What a caller can meet whose JSON is read."""
 
 MAX_VALUES = 65_536
 """Of ``[``, ``{`` and ``,``, one of which stands before every value. The largest call has some sixty fields; the rest
@@ -30,7 +34,7 @@ async def read_json_body(request: Request) -> bytes:
     """Reads a request's body to its end, or to where it has too many values.
 
     Raises:
-        UnsupportedMediaTypeError: If the body is not application/json.
+        UnsupportedMediaTypeError: If the body is not application/json, or is compressed.
         MalformedBodyError: If it has more than MAX_VALUES values.
         BodyTooLargeError: If it is larger than the server accepts.
         UploadTimeoutError: If it takes too long to arrive.
@@ -39,6 +43,7 @@ async def read_json_body(request: Request) -> bytes:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != JSON and not media_type.endswith("+json"):
         raise UnsupportedMediaTypeError(f"The body must be {JSON}, not {media_type[:100]!r}.")
+    check_plain(request)
     body = bytearray()
     values = 0
     with reading_body():

@@ -1,5 +1,6 @@
 """Texts of a form → checked parameters. Numbers are read more strictly than by Python or JSON."""
 
+import functools
 import re
 import types
 from collections.abc import Callable, Mapping
@@ -27,8 +28,32 @@ _LONGEST = 10**25
 
 _PYDANTIC_ERRORS = frozenset(get_args(ErrorType))
 
+SCHEMA_REFERENCE = "#/components/schemas/{model}"
+"""Where the OpenAPI document has the schema of a type."""
+
 SHOWN_CHARACTERS = 40
 """A wrong value is quoted up to this length."""
+
+
+@functools.cache
+def parameter_schemas() -> dict[str, dict[str, Any]]:
+    """Returns each parameter's JSON Schema, as a form sends it: what has no value is left out, and never null.
+
+    It is the same dictionary each time: for reading only.
+    """
+    properties: dict[str, dict[str, Any]] = InpaintParameters.model_json_schema(ref_template=SCHEMA_REFERENCE)[
+        "properties"
+    ]
+    return {name: _not_null(schema) for name, schema in properties.items()}
+
+
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Returns an optional field's schema without its null; a title says what the name says."""
+    kept = {key: value for key, value in schema.items() if key not in ("anyOf", "title")}
+    if "anyOf" in schema:
+        (kind,) = (each for each in schema["anyOf"] if each != {"type": "null"})
+        kept = {key: value for key, value in (kind | kept).items() if key != "default"}
+    return kept
 
 
 def read_parameters(texts: Mapping[str, str], aliases: Mapping[str, str] | None = None) -> InpaintParameters:

@@ -2,6 +2,9 @@
 
 from typing import Final
 
+NATIVE: Final = "/sd-inpaint"
+"""Of this service's own paths."""
+
 INPAINT: Final = "/sd-inpaint/inpaint"
 HEALTH: Final = "/sd-inpaint/health"
 INFO: Final = "/sd-inpaint/info"

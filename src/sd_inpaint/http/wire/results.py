@@ -4,12 +4,15 @@ import base64
 import io
 import secrets
 import zipfile
+from typing import NotRequired
 from urllib.parse import quote
 
 from starlette.responses import JSONResponse, Response
+from typing_extensions import TypedDict
 
 from sd_inpaint.http.wire.formats import JSON, MULTIPART, ZIP, ResultFormat
 from sd_inpaint.http.wire.headers import NO_STORE, WARNING
+from sd_inpaint.http.wire.operations import Base64, JsonSchema
 from sd_inpaint.imaging import provenance
 from sd_inpaint.imaging.codecs import ImageFormat, encode
 from sd_inpaint.imaging.credentials import ContentCredentials
@@ -19,8 +22,43 @@ from sd_inpaint.schema import InpaintParameters, InpaintResult
 FAINT_LEVEL = 128
 """A mask that has no level this high was hardly meant so: it is zeros and ones, or drawn in transparency."""
 
+RESULT_HEADERS: dict[str, JsonSchema] = {
+    "X-Seed": {"description": "The seed that was used; several are separated by commas.", "required": True},
+    "X-Model": {"description": "The model's name.", "required": True},
+    "X-Steps": {"description": "Denoising steps per canvas; 0 if the mask was black.", "required": True},
+    "X-Inference-Seconds": {"description": "How long the request used the device.", "required": True},
+    "X-Region": {"description": "Each canvas as left,top,right,bottom@scale->WIDTHxHEIGHT, separated by semicolons."},
+    "X-Plan": {"description": "How the device computed it; the same plan gives the same bytes."},
+    WARNING: {"description": "What you may not have meant, such as a mask without white."},
+}
+"""What :func:`describing_headers` gives."""
+
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 """The earliest time a zip can hold: the same request gives the same bytes, unless results are signed."""
+
+
+class PictureJson(TypedDict):
+    """One picture."""
+
+    image: Base64
+    media_type: str
+    seed: int
+
+
+class PaintedJson(TypedDict):
+    """A result as JSON: one picture in ``image``, or several in ``images``."""
+
+    image: NotRequired[Base64]
+    media_type: NotRequired[str]
+    seed: NotRequired[int]
+    images: NotRequired[list[PictureJson]]
+    steps: int
+    model: str
+    inference_seconds: float
+    regions: list[str]
+    plan: str
+    warnings: list[str]
+    request_id: str
 
 
 def render(
@@ -46,7 +84,7 @@ def render(
     files = encode_all(result, image_format, model, parameters, quality=result_format.quality, credentials=credentials)
     headers = {**describing_headers(result, model), "Vary": "Accept"}
     if media_type == JSON:
-        about = {
+        about: PaintedJson = {
             "steps": result.steps,
             "model": model,
             "inference_seconds": round(result.inference_seconds, 3),
@@ -56,7 +94,8 @@ def render(
             "request_id": request_id,
         }
         shown = [_as_json(seed, file, image_format) for seed, file in files]
-        return JSONResponse((shown[0] if len(shown) == 1 else {"images": shown}) | about, headers=headers)
+        pictures = shown[0] if len(shown) == 1 else {"images": shown}
+        return JSONResponse({**pictures, **about}, headers=headers)
     if media_type == ZIP:
         return Response(_zip(files, image_format), media_type=ZIP, headers=headers)
     if media_type == MULTIPART:
@@ -115,7 +154,7 @@ def encode_all(
     return files
 
 
-def _as_json(seed: int, file: bytes, image_format: ImageFormat) -> dict[str, object]:
+def _as_json(seed: int, file: bytes, image_format: ImageFormat) -> PictureJson:
     return {"image": base64.b64encode(file).decode("ascii"), "media_type": image_format.media_type, "seed": seed}
 
 

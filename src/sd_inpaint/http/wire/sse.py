@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from typing import Annotated, Final, NotRequired
 
+from pydantic import WithJsonSchema
 from starlette.responses import StreamingResponse
+from typing_extensions import TypedDict
 
 from sd_inpaint.http.wire.headers import NO_STORE
 
@@ -18,6 +20,15 @@ KEEP_ALIVE_SECONDS: Final = 15.0
 
 HEADERS: Final = {**NO_STORE, "X-Accel-Buffering": "no"}
 """nginx would hold events back until its buffer is full."""
+
+
+class Event(TypedDict):
+    """One event, as its lines say it."""
+
+    event: NotRequired[str]
+    id: NotRequired[str]
+    data: NotRequired[Annotated[str, WithJsonSchema({"type": "string", "contentMediaType": "application/json"})]]
+    retry: NotRequired[int]
 
 
 def event(name: str, data: Mapping[str, object], event_id: int | None = None) -> str:

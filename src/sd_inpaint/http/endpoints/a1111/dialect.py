@@ -8,7 +8,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.errors import InvalidParameterError
@@ -17,31 +16,31 @@ from sd_inpaint.http.endpoints.a1111.base64_pictures import decode_picture
 from sd_inpaint.http.endpoints.a1111.call import Img2Img, read_call
 from sd_inpaint.http.endpoints.a1111.fields import TEXTS
 from sd_inpaint.http.endpoints.a1111.infotext import parse_infotext
+from sd_inpaint.http.endpoints.a1111.operations import (
+    NOT_DONE,
+    NOTHING_TO_DO,
+    PROGRESS,
+    PaintedImages,
+    describe_call,
+    describe_img2img,
+    describe_list,
+    describe_options,
+    describe_png_info,
+)
 from sd_inpaint.http.endpoints.a1111.running import IDLE_STATE, Run, Running
 from sd_inpaint.http.endpoints.a1111.settings import check_settings, list_settings
 from sd_inpaint.http.endpoints.painting import Painting
 from sd_inpaint.http.middleware.api_keys import caller_of
-from sd_inpaint.http.wire.errors import NotFoundError, answering
+from sd_inpaint.http.wire.errors import NotFoundError
 from sd_inpaint.http.wire.headers import NO_STORE
 from sd_inpaint.http.wire.json_body import parse_json_object, read_json_body
+from sd_inpaint.http.wire.operations import DescribedRoute
 from sd_inpaint.http.wire.parameters import read_switch
 from sd_inpaint.http.wire.results import describing_headers, encode_all
 from sd_inpaint.imaging import codecs, provenance
 from sd_inpaint.imaging.codecs import ImageFormat
 from sd_inpaint.imaging.pair import read_opacity
 from sd_inpaint.schema import InpaintResult
-
-NOTHING_TO_DO = ("refresh-checkpoints", "refresh-embeddings", "refresh-loras", "refresh-vae", "reload-checkpoint")
-"""Calls that have nothing to do: the one model stays as it is."""
-
-NOT_DONE = {
-    "txt2img": "This server repaints parts of pictures and makes none from text alone; use img2img.",
-    "extra-single-image": "This server does not scale pictures up.",
-    "extra-batch-images": "This server does not scale pictures up.",
-    "interrogate": "This server does not describe pictures.",
-    "unload-checkpoint": "The model stays loaded for other callers.",
-}
-"""Calls of the web UI's that are refused, each with its reason."""
 
 
 class A1111:
@@ -51,7 +50,7 @@ class A1111:
         self._painting = painting
         self._running = Running()
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> list[DescribedRoute]:
         """Returns the routes below ``/sdapi/v1``."""
         model = self._painting.model
         answers: dict[str, Callable[[], Any]] = {
@@ -64,19 +63,20 @@ class A1111:
             "memory": lambda: lists.measure_memory(self._painting.device_memory()),
             **{name: functools.partial(lists.EMPTY.get, name) for name in lists.EMPTY},
         }
-        posts = {
-            "img2img": self.img2img,
-            "options": self.set_options,
-            "png-info": self.read_png,
+        calls = {
             "interrupt": self.interrupt,
             "skip": self.skip,
             **dict.fromkeys(NOTHING_TO_DO, self.do_nothing),
             **dict.fromkeys(NOT_DONE, self.refuse),
         }
+        longest = self._painting.longest_seconds
         return [
-            *(Route(f"/{name}", _listing(make), methods=["GET"]) for name, make in answers.items()),
-            Route("/progress", answering(self.get_progress), methods=["GET"]),
-            *(Route(f"/{name}", answering(answer), methods=["POST"]) for name, answer in posts.items()),
+            *(DescribedRoute(f"/{name}", _listing(make), describe_list(name)) for name, make in answers.items()),
+            DescribedRoute("/progress", self.get_progress, PROGRESS),
+            DescribedRoute("/img2img", self.img2img, describe_img2img(longest, model), method="POST"),
+            DescribedRoute("/options", self.set_options, describe_options(model), method="POST"),
+            DescribedRoute("/png-info", self.read_png, describe_png_info(longest), method="POST"),
+            *(DescribedRoute(f"/{name}", answer, describe_call(name), method="POST") for name, answer in calls.items()),
         ]
 
     async def img2img(self, request: Request) -> Response:
@@ -176,7 +176,7 @@ class A1111:
             "extra_generation_params": {},
             "infotexts": texts,
         }
-        body = {
+        body: PaintedImages = {
             "images": [base64.b64encode(file).decode("ascii") for _, file in files],
             "parameters": {**echo, "sampler_name": call.sampler.name, "batch_size": len(seeds)},
             "info": json.dumps(info),

@@ -4,9 +4,51 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from typing_extensions import TypedDict
 
 from sd_inpaint.http.endpoints.a1111.samplers import SAMPLERS, offered_schedules
+
+
+class ModelItem(TypedDict):
+    """A model, as the web UI lists it."""
+
+    title: str
+    model_name: str
+    hash: str | None
+    sha256: str | None
+    filename: str
+    config: str | None
+
+
+class SamplerItem(TypedDict):
+    """A sampler, as the web UI lists it."""
+
+    name: str
+    aliases: list[str]
+    options: dict[str, Any]
+
+
+class ScheduleItem(TypedDict):
+    """A schedule, as the web UI lists it."""
+
+    name: str
+    label: str
+    aliases: list[str] | None
+    default_rho: float
+    need_inner_model: bool
+
+
+class UpscalerItem(TypedDict):
+    """An upscaler, as the web UI lists it."""
+
+    name: str
+    model_name: str | None
+    model_path: str | None
+    model_url: str | None
+    scale: float
+
 
 EMPTY: dict[str, Any] = {
     "extensions": [],
@@ -24,19 +66,21 @@ EMPTY: dict[str, Any] = {
 }
 """Lists of things that are not served, each as it looks when it is empty."""
 
-UPSCALERS = [{"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 4.0}]
+UPSCALERS: Final[list[UpscalerItem]] = [
+    {"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 4.0}
+]
 """The upscaler that does nothing; clients look for it."""
 
 COMMAND_FLAGS = {"api": True, "api_auth": None, "nowebui": True}
 """The flags of a web UI that is like this server."""
 
 
-def list_models(model: str) -> list[dict[str, Any]]:
+def list_models(model: str) -> list[ModelItem]:
     """Returns the one model that is served."""
     return [{"title": model, "model_name": model, "hash": None, "sha256": None, "filename": model, "config": None}]
 
 
-def list_samplers() -> list[dict[str, Any]]:
+def list_samplers() -> list[SamplerItem]:
     """Returns the samplers."""
     return [
         {"name": sampler.name, "aliases": list(sampler.aliases), "options": dict(sampler.options)}
@@ -44,7 +88,7 @@ def list_samplers() -> list[dict[str, Any]]:
     ]
 
 
-def list_schedulers() -> list[dict[str, Any]]:
+def list_schedulers() -> list[ScheduleItem]:
     """Returns the schedules that some sampler takes."""
     return [
         {

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from sd_inpaint.errors import InvalidParameterError
+from sd_inpaint.http.wire.operations import JsonSchema, one_of
 from sd_inpaint.http.wire.parameters import as_text
 
 MODEL: Final = "sd_model_checkpoint"
@@ -65,6 +66,26 @@ def list_settings(model: str) -> dict[str, Any]:
     return {MODEL: model, **{name: values[0] for name, values in SETTINGS.items()}, **DISPLAY}
 
 
+def settings_schema(model: str) -> JsonSchema:
+    """Returns the JSON Schema of the settings that :func:`check_settings` lets pass, at their plain values."""
+    properties: JsonSchema = {MODEL: one_of([model, "", None])}
+    properties |= {name: one_of(_spellings(served)) for name, served in SETTINGS.items()}
+    properties |= {name: {} for name in DISPLAY}
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _spellings(served: tuple[Any, ...]) -> list[Any]:
+    """Values, the texts that say them, and null for the value that is set anyway."""
+    spelled: list[Any] = [None, *served]
+    for value in served:
+        spelled += [*_switch(value), int(value)] if isinstance(value, bool) else [as_text("", value)]
+    return spelled
+
+
+def _switch(value: bool) -> tuple[str, ...]:
+    return ("true", "1", "on", "yes") if value else ("false", "0", "off", "no")
+
+
 def check_settings(sent: object, model: str, *, field: str = "override_settings") -> None:
     """Checks that settings have the values that are served.
 
@@ -104,5 +125,5 @@ def _same(value: object, served: object) -> bool:
         return False
     texts = as_text("", value).strip().lower(), as_text("", served).lower()
     if isinstance(served, bool):
-        return texts[0] in (("true", "1", "on", "yes") if served else ("false", "0", "off", "no"))
+        return texts[0] in _switch(served)
     return texts[0] == texts[1]
