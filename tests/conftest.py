@@ -23,6 +23,7 @@ from tests.support.served import SERVER_BODY_BYTES, Served, Server
 
 pytest_plugins = (
     "tests.support.browser",
+    "tests.support.visit",
     "tests.support.containers",
     "tests.support.postgres_server",
     "tests.support.places",

@@ -335,7 +335,13 @@ def test_progress_tells_steps_and_preview(painter: Painter) -> None:
             await asyncio.sleep(0.005)
         await task
         assert progress.snapshot().state == "finishing"
-        assert progress.preview() is not None
+        preview = progress.preview()
+        assert preview is not None
+        assert preview.region is not None
+        left, top, right, bottom = preview.region
+        assert left <= 10 < 30 <= right  # the hole is in it
+        assert top <= 5 < 25 <= bottom
+        assert (right - left) / (bottom - top) == pytest.approx(preview.pixels.shape[1] / preview.pixels.shape[0], rel=0.01)
 
     asyncio.run(watch())
     steps = [snapshot.step for snapshot in seen]

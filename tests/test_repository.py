@@ -244,6 +244,8 @@ class TestDependencies:
         wanted = [
             Requirement(line) for line in [*PYPROJECT["project"]["dependencies"], *extras["c2pa"], *extras["postgres"]]
         ]
+        if name != "cuda":
+            wanted += [Requirement(line) for line in extras["openvino"]]
         if name == "dev":
             wanted += [Requirement(line) for line in extras["dev"]]
         for requirement in wanted:
@@ -253,10 +255,11 @@ class TestDependencies:
         assert all("--hash=sha256:" in block for block in blocks if not block.startswith("#"))
 
     def test_locks_agree(self) -> None:
-        """Tests run with what is served; CUDA serves with what the CPU does, but for torch."""
+        """Tests run with what is served; CUDA serves with what the CPU does, but for torch and OpenVINO."""
         cpu, cuda, dev = (pins(ROOT / "requirements" / f"{name}.txt") for name in ("cpu", "cuda", "dev"))
         assert cpu.items() <= dev.items()
-        assert {k: v for k, v in cpu.items() if k != "torch"}.items() <= cuda.items()
+        of_cpus = {"torch", "openvino", "openvino-telemetry"}
+        assert {k: v for k, v in cpu.items() if k not in of_cpus}.items() <= cuda.items()
 
     def test_cpu_lock_can_never_take_a_cuda_build(self) -> None:
         """Without the CPU wheel, an install stops; it does not download gigabytes."""
@@ -268,7 +271,8 @@ class TestDependencies:
     def test_every_import_is_a_declared_dependency(self, extra: str) -> None:
         """Nothing is imported that only comes along with something else."""
         extras = PYPROJECT["project"]["optional-dependencies"]
-        lines = [*PYPROJECT["project"]["dependencies"], *extras["c2pa"], *extras["postgres"], *extras["mcp"]]
+        lines = [*PYPROJECT["project"]["dependencies"]]
+        lines += [line for each in ("c2pa", "postgres", "mcp", "openvino") for line in extras[each]]
         paths = [ROOT / "service.py", *(ROOT / "src").rglob("*.py")]
         if extra:
             lines += extras[extra]
@@ -297,7 +301,7 @@ class TestFiles:
             text = re.sub(rf"{re.escape(TORCH_INDEX)}(?![\w/])", "", path.read_text("utf-8"))
             for what, pattern in FOREIGN.items():
                 found = [match[0] for match in pattern.finditer(text)]
-                if path.parent.name == "scripts":
+                if {"scripts", "tools"} & {part.name for part in path.relative_to(ROOT).parents}:
                     found = [name for name in found if not name.startswith("--")]  # an option of a command
                 assert not found, f"{path.relative_to(ROOT)} names {what}: {found[0]}"
 

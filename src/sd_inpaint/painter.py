@@ -281,7 +281,8 @@ def _working_bytes(backend: Backend[Any, Any]) -> int:
     """What the model needs of this process's memory beside its weights, for a canvas of its native size."""
     if backend.info.get("device") != "cpu":
         return 0
-    return int(backend.limits.native_size**2 * HOST_BYTES_PER_CANVAS_PIXEL)
+    growth_bytes = int(str(backend.info.get("growth_bytes", 0)))
+    return int(backend.limits.native_size**2 * HOST_BYTES_PER_CANVAS_PIXEL) + growth_bytes
 
 
 def with_seed(parameters: InpaintParameters) -> InpaintParameters:

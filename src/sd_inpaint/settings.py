@@ -98,6 +98,16 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of the device loop; unset leaves the choice to torch."""
 
+    backend: Literal["auto", "torch", "openvino"] = "auto"
+    """What computes the denoising steps; ``auto`` is OpenVINO on CPUs where it is installed and measured faster."""
+
+    quantize: Literal["off", "int8"] = "off"
+    """``int8`` has OpenVINO compute in INT8, once ``sd-inpaint models convert --int8`` has quantised the model."""
+
+    cache_dir: Path | None = None
+    """Folder for what is made of the weights once, such as the model converted for OpenVINO; by default that of the
+    jobs."""
+
     max_batch: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = "auto"
     """Most canvases in one UNet call; ``auto`` is 1 on CPU and MPS, and depends on free memory on CUDA."""
 

@@ -1,10 +1,13 @@
 """torch.compile beside a service: with torch's own tracer, and a compiler that counts and changes nothing."""
 
+import importlib.util
 import logging
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from sd_inpaint.diffusion.acceleration import Acceleration, compiler_obstacle, g
 from sd_inpaint.diffusion.compiled import CompiledRunner
 from sd_inpaint.diffusion.denoiser import Denoiser
 from sd_inpaint.diffusion.devices import Device
+from sd_inpaint.diffusion.model import TorchModel
 from sd_inpaint.diffusion.runner import Shape
 from sd_inpaint.imaging import geometry
 from sd_inpaint.imaging.geometry import CanvasLimits
@@ -63,9 +67,9 @@ def denoiser() -> Denoiser:
 def accelerate(denoiser: Denoiser, compiler: Compiler, **options: Any) -> None:
     """Begins as weights.load does, and waits for the compiler."""
     acceleration = Acceleration(
-        Settings(compile="regional"), CPU, compile_block=compiler.compile, find_obstacle=lambda: None, **options
+        Settings(compile="regional"), CPU, compile_block=compiler.compile, find_obstacle=lambda kind: None, **options
     )
-    thread = acceleration.begin(denoiser._model)
+    thread = acceleration.begin(cast("TorchModel", denoiser._model))
     assert thread is not None
     thread.join(120)
     assert not thread.is_alive()
@@ -114,13 +118,15 @@ def test_compiled_calls_are_recorded_as_graphs(denoiser: Denoiser, compiler: Com
     accelerate(denoiser, compiler, recorder=recorder)
     plans += [denoiser.plan, denoiser.begin(make_task((96, 64))).plan]
     assert plans == ["torch-float32", "compiled-float32-graph", "torch-float32-graph"]
+    replays = recorder.replays
+    assert replays == 2  # before it serves
     assert np.array_equal(paint(denoiser, task), expected)
-    assert recorder.replays == 5
+    assert recorder.replays == replays + 5
 
 
 def test_weights_are_shared(denoiser: Denoiser, compiler: Compiler) -> None:
     """What is written into the model's weights, as LoRAs are, is in the compiled networks at once."""
-    model = denoiser._model
+    model: Any = denoiser._model
     runner = CompiledRunner(model.unet, model.vae, compiler.compile)
     addresses = {tensor.data_ptr() for tensor in model.unet.parameters()}
     assert {tensor.data_ptr() for tensor in runner._unet.parameters()} == addresses
@@ -138,7 +144,7 @@ def test_weights_are_shared(denoiser: Denoiser, compiler: Compiler) -> None:
 
 def test_whole_unet_is_compiled_for_two_rows(denoiser: Denoiser, compiler: Compiler) -> None:
     """A whole that was compiled for one shape is run two rows at a time, in any batch, and compiled no more."""
-    model = denoiser._model
+    model: Any = denoiser._model
     whole = partial(compiler.compile, dynamic=False)
     runner = CompiledRunner(model.unet, model.vae, lambda block: None, whole)
     runner.prepare(NATIVE)
@@ -155,10 +161,10 @@ def test_whole_unet_is_compiled_for_two_rows(denoiser: Denoiser, compiler: Compi
 
 @pytest.mark.usefixtures("few_shapes")
 def test_compiler_that_fails_changes_nothing(
-    denoiser: Denoiser, compiler: Compiler, caplog: pytest.LogCaptureFixture
+    denoiser: Denoiser, compiler: Compiler, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The service goes on with the plan that it has, and logs one line."""
-    compiler.compile = lambda module: module.compile(backend=_fail)  # type: ignore[method-assign]
+    monkeypatch.setattr(compiler, "compile", lambda module: module.compile(backend=_fail))
     accelerate(denoiser, compiler)
     assert denoiser.plan == "torch-float32"
     assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -172,7 +178,7 @@ def _fail(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
 def test_off_keeps_one_plan(denoiser: Denoiser) -> None:
     """Without graphs and compilers there is the reference, from the first canvas to the last."""
     off = Acceleration(Settings(compile="off", cuda_graphs=False), CPU, recorder=FakeRecorder())
-    assert off.begin(denoiser._model) is None
+    assert off.begin(cast("TorchModel", denoiser._model)) is None
     assert denoiser.plan == "torch-float32"
     assert off.graph_bytes == 0
 
@@ -201,7 +207,7 @@ def test_choices_follow_the_device(
     """CUDA has graphs, and compiled blocks where a compiler is at hand; the rest has neither. Each has its reason."""
     monkeypatch.setattr(Device, "free_bytes", lambda device: 80 << 30)
     device = Device(torch.device(kind), torch.float16, kind)
-    acceleration = Acceleration(Settings(**settings), device, find_obstacle=lambda: obstacle)
+    acceleration = Acceleration(Settings(**settings), device, find_obstacle=lambda kind: obstacle)
     choices = acceleration.choices
     assert (choices["compile"]["value"], choices["cuda_graphs"]["value"]) == (compiles, graphs)
     assert all(choice["reason"] for choice in choices.values())
@@ -209,24 +215,28 @@ def test_choices_follow_the_device(
 
 
 def test_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without triton, or without the C compiler that it needs, the reason says which."""
-    monkeypatch.setattr(acceleration.importlib.util, "find_spec", lambda name: None)
-    assert "triton" in str(compiler_obstacle())
-    monkeypatch.setattr(acceleration.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(acceleration.shutil, "which", lambda name: None)
-    assert "C compiler" in str(compiler_obstacle())
-    monkeypatch.setattr(acceleration.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert compiler_obstacle() is None
+    """Without triton, or without the compiler that torch needs, the reason says which."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert "triton" in str(compiler_obstacle("cuda"))
+    assert compiler_obstacle("cpu") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "a C compiler" in str(compiler_obstacle("cuda"))
+    assert "a C++ compiler" in str(compiler_obstacle("cpu"))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert compiler_obstacle("cuda") is None
 
 
 def test_compiled_code_is_kept_beside_the_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """A restart finds what was compiled before, in a folder that nobody else may write to."""
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(acceleration.threading.Thread, "start", lambda thread: None)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)
     settings = Settings(compile="regional", state_dir=tmp_path)
-    Acceleration(settings, CPU, find_obstacle=lambda: None).begin(make_denoiser(make_components())._model)
-    assert acceleration.os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled" / "inductor")
+    model: Any = make_denoiser(make_components())._model
+    Acceleration(settings, CPU, find_obstacle=lambda kind: None).begin(model)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled" / "inductor")
     assert (tmp_path / "compiled").stat().st_mode & 0o077 == 0
     for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
         monkeypatch.delenv(name)

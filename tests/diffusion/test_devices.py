@@ -22,7 +22,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, cuda: int = 0, mps: bool = False
 def describe_memory(
     monkeypatch: pytest.MonkeyPatch, *, total: int, others: int = 0, fraction: float = 1.0, reserved: int = 0
 ) -> None:
-    """Has torch report a card's memory: all of it, other tenants', what this process may take, and what it has taken."""
+    """Has torch report a card's memory: all of it, other tenants', what this process may take, and what it took."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (total - others - reserved, total))
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: fraction)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)

@@ -1,5 +1,6 @@
 """CUDA graphs, recorded by a recorder that needs no CUDA: when, how many, and what happens where that fails."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -131,7 +132,7 @@ def test_capture_that_fails_leaves_the_call_as_it_was(reference: EagerRunner, ca
 def test_slow_capture_is_the_only_one_for_a_while(reference: EagerRunner, caplog: pytest.LogCaptureFixture) -> None:
     """After a capture that took longer than a canvas may wait, new shapes run without; those recorded keep theirs."""
     clock, recorder = Clock(), FakeRecorder()
-    runner = GraphRunner(reference, recorder, ROOMY, clock)
+    runner = GraphRunner(reference, recorder, ROOMY, clock=clock)
     with torch.inference_mode():
         runner.decode(latents(8))
 
@@ -146,6 +147,21 @@ def test_slow_capture_is_the_only_one_for_a_while(reference: EagerRunner, caplog
         clock.now += PAUSE_SECONDS
         runner.decode(latents(10))
     assert recorder.captures == 3
+
+
+def test_nothing_is_recorded_while_another_thread_uses_the_device(reference: EagerRunner) -> None:
+    """While a compiler tries its code, new shapes run without a graph and nobody waits; later they have one."""
+    recorder, in_use = FakeRecorder(), threading.Lock()
+    runner = GraphRunner(reference, recorder, ROOMY, in_use=in_use)
+    with torch.inference_mode():
+        runner.decode(latents(8))
+        with in_use:
+            assert torch.equal(runner.decode(latents(9)), reference.decode(latents(9)))
+            runner.decode(latents(8))
+            assert (recorder.captures, recorder.replays) == (1, 2)
+        runner.decode(latents(9))
+    assert (recorder.captures, recorder.replays) == (2, 3)
+    assert not in_use.locked()
 
 
 def test_memory_is_released_before_the_second_try(components: dict[str, Any]) -> None:

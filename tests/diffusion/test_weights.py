@@ -85,7 +85,7 @@ def test_file_is_read_as_diffusers_reads_it(folder: Path, stored: torch.dtype, d
     """Read tensor by tensor into its format and layout, a module equals the one that diffusers' own loader makes."""
     path = weights_path(folder)
     save_file({name: tensor.to(stored) for name, tensor in load_file(path).items()}, path)
-    options = {"dtype": dtype, "device": torch.device("cpu"), "channels_last": True}
+    options: dict[str, Any] = {"dtype": dtype, "device": torch.device("cpu"), "channels_last": True}
     ours = load_directly(UNet2DConditionModel, path.parent, path, **options)
     theirs = UNet2DConditionModel.from_pretrained(path.parent, dtype=dtype)
     assert ours is not None
@@ -101,7 +101,7 @@ def test_file_is_read_as_diffusers_reads_it(folder: Path, stored: torch.dtype, d
 def test_file_with_other_names_is_left_to_diffusers(folder: Path) -> None:
     """An autoencoder of an earlier version names its attention otherwise: diffusers knows how, and it loads as ever."""
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    options = {"dtype": torch.float32, "device": torch.device("cpu"), "channels_last": False}
+    options: dict[str, Any] = {"dtype": torch.float32, "device": torch.device("cpu"), "channels_last": False}
     assert load_directly(AutoencoderKL, path.parent, path, **options) is not None
     before = load_file(path)
     old = {

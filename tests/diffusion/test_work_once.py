@@ -2,6 +2,7 @@
 
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -63,19 +64,19 @@ def test_no_guidance_is_one_row_a_step_and_no_negative_prompt(denoiser: Denoiser
     """At guidance_scale 1 there is no second pass, and the negative prompt is not even embedded."""
     paint(denoiser, make_task(guidance_scale=1.0, negative_prompt="blurry", num_inference_steps=4))
     assert (calls["unet"], calls["rows"]) == (4, 4)
-    embedded = denoiser._model._prompts.encode.cache_info().currsize
+    model: Any = denoiser._model
+    embedded = model._prompts.encode.cache_info().currsize
     paint(denoiser, make_task(guidance_scale=2.0, negative_prompt="blurry", num_inference_steps=4))
     assert (calls["unet"], calls["rows"]) == (8, 12)
-    assert denoiser._model._prompts.encode.cache_info().currsize == embedded + 1
+    assert model._prompts.encode.cache_info().currsize == embedded + 1
 
 
 def test_previews_run_no_network_and_fit_their_colours_once(
     denoiser: Denoiser, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A canvas that is watched costs others a small matrix product every few steps."""
-    fits: list[int] = []
-    fit = denoiser_module._fit_colours
-    monkeypatch.setattr(denoiser_module, "_fit_colours", lambda *tensors: fits.append(1) or fit(*tensors))
+    fit = mock.Mock(wraps=denoiser_module._fit_colours)
+    monkeypatch.setattr(denoiser_module, "_fit_colours", fit)
     diffusion = denoiser.begin(make_task())
     before = Counter(calls)
     while diffusion.step < diffusion.steps:
@@ -85,4 +86,4 @@ def test_previews_run_no_network_and_fit_their_colours_once(
         assert denoiser.preview(diffusion, prediction).shape == (16, 16, 3)
         denoiser.advance(diffusion, prediction)
     assert calls == before
-    assert fits == [1]
+    assert fit.call_count == 1

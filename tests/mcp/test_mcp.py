@@ -4,6 +4,7 @@ import base64
 import contextlib
 import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -175,6 +176,25 @@ def test_jobs(served: LiveEdge, folder: Path) -> None:
         after = await client.call_tool("job", {"job_id": long["job_id"]})
         assert after.structured_content["state"] == "cancelled"
         assert "[job_not_found]" in text_of(await client.call_tool("job", {"job_id": "nothing"}))
+
+    run(tools(served, folder).server(), work)
+
+
+def test_a_picture_that_is_too_large_to_show_is_kept(
+    served: LiveEdge, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not painted for nothing: its job keeps it, and gives it into a file."""
+    monkeypatch.setattr("sd_inpaint.mcp.tools.MAX_SHOWN_BYTES", 100)
+
+    async def work(client: Client) -> None:
+        refused = await client.call_tool(
+            "inpaint", {"image": "photo.png", "mask": BOX, "prompt": "a rose", "options": FEW}
+        )
+        assert refused.is_error
+        (job,) = re.findall(r"Job (\S+) keeps it", text_of(refused))
+        kept = await client.call_tool("result", {"job_id": job, "show": False, "output": "kept.png"})
+        assert not kept.is_error, text_of(kept)
+        check_painted(opened((folder / "kept.png").read_bytes()))
 
     run(tools(served, folder).server(), work)
 

@@ -95,7 +95,10 @@ class Documented:
         shown = response.json()
         code = shown["code"] if "code" in shown else shown["error"]["code"]
         known = errors_of(response.request.method.lower(), operation, is_open=path in OPEN_PATHS)
-        assert code in {error.code for error in known}, f"{path} answers {code}, which its description lacks"
+        # A path with a line break in it is none of the operation's, though it looks so.
+        assert code in {"not_found", *(error.code for error in known)}, (
+            f"{path} answers {code}, which its description lacks"
+        )
 
 
 class FakeEngine:

@@ -13,6 +13,7 @@ from diffusers import StableDiffusionInpaintPipeline
 from PIL import Image
 
 import sd_inpaint
+from sd_inpaint.diffusion import sources
 from tools.demo_model import data, evaluate
 from tools.demo_model.objects import OBJECTS
 
@@ -85,6 +86,11 @@ def test_tokenizer_takes_any_text(text: str) -> None:
     assert len(ids) == 77
     vocabulary = CLIPTextModel.from_pretrained(MODEL, subfolder="text_encoder").config.vocab_size
     assert max(ids) < vocabulary == len(tokenizer)
+
+
+def test_subjects_are_the_objects() -> None:
+    """The model's folder names every object that it was taught, for those who ask what it can paint."""
+    assert sources.Source("demo", MODEL).subjects() == [item.label for item in OBJECTS]
 
 
 def test_objects_reach_their_reference(paint: Any, size: int) -> None:

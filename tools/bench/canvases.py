@@ -16,7 +16,7 @@ import numpy as np
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasTask
 from sd_inpaint.engine.loop import DeviceLoop
 from sd_inpaint.engine.queue import CanvasQueue, Pace
-from sd_inpaint.imaging import geometry
+from sd_inpaint.imaging import geometry, grid
 from sd_inpaint.imaging.geometry import CanvasLimits
 from sd_inpaint.schema import InpaintParameters, Region
 from tools.capacity.device import Clock, SimulatedBackend, SimulatedDiffusion
@@ -105,7 +105,7 @@ def main() -> None:
     print("| sides | shapes | graphs captured | jobs a call | megapixels | p50 s | p95 s | device busy s |")
     print("| --- " * 8 + "|")
     for name, step in (("any multiple of the stride", lambda native, stride: stride), ("on the grid", None)):
-        with mock.patch.object(geometry, "grid_step", step or geometry.grid_step):
+        with mock.patch.object(geometry, "grid_step", step or grid.grid_step):
             sizes = plan_sizes(masks)
         backend, seconds = run(sizes, options.every_seconds, options.seed)
         megapixels = sum(width * height for width, height in sizes) / 1e6

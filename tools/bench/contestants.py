@@ -169,6 +169,7 @@ class Service(Contestant):
         self._painter.check_open()
         self._steps: list[float] = []
         backend: Any = self._painter.engine.backend
+        self._backend = backend
         predict = backend.predict
 
         def timed(*arguments: Any, **named: Any) -> Any:
@@ -182,6 +183,13 @@ class Service(Contestant):
 
         self.device = backend._device.torch_device
         self.dtype = getattr(torch, str(backend.info["dtype"]))
+
+    def wait_for_plan(self, *, beginning: str, seconds: float) -> str:
+        """Waits until a plan is ready that is prepared beside the service; returns the one that is by then."""
+        until = time.monotonic() + seconds
+        while not self._backend.plan.startswith(beginning) and time.monotonic() < until:
+            time.sleep(0.5)
+        return str(self._backend.plan)
 
     def paint(self, *, side: int, hole: int, number: int, steps: int, seed: int = 1) -> dict[str, Any]:
         """Paints a picture, as the service chooses to."""

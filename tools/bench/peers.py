@@ -36,16 +36,19 @@ PLAIN, OURS, IOPAINT = "diffusers", "this service", "IOPaint"
 STEPS = 20
 """Of the picture that is compared, measured or derived."""
 
+PLAN_SECONDS = 900.0
+"""How long a plan may take that is prepared beside the service."""
+
 WARM_REQUESTS, REQUESTS = 3, 20
 
 
 class Process:
     """A contestant in a process of its own."""
 
-    def __init__(self, kind: str, model: str, device: str, folder: Path) -> None:
+    def __init__(self, kind: str, model: str, device: str, folder: Path, cache: Path) -> None:
         self.name = kind
         command = [sys.executable, "-P", "-m", "tools.bench.contestants", kind, model, device]
-        environment = os.environ | {"XDG_CACHE_HOME": str(folder), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = os.environ | {"XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         self._log = folder / f"{kind}.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -157,7 +160,7 @@ def started(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Process
     with contextlib.ExitStack() as stack:
         processes = []
         for kind in (PLAIN, OURS):
-            processes.append(Process(kind, options.model, options.device, folder))
+            processes.append(Process(kind, options.model, options.device, folder, options.cache or folder))
             stack.callback(processes[-1].end)
         yield processes[0], processes[1]
 
@@ -165,6 +168,9 @@ def started(options: argparse.Namespace, folder: Path) -> Iterator[tuple[Process
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything; returns it as it is written to JSON."""
     with started(options, folder) as (plain, ours):
+        if options.plan:
+            ready = ours.call("wait_for_plan", beginning=options.plan, seconds=PLAN_SECONDS)
+            print(f"The plan is {ready}.", file=sys.stderr, flush=True)
         facts = {process.name: process.call("facts") for process in (plain, ours)}
         flops = plain.call("step_flops", side=options.side)
         third = [Server(options.iopaint)] if options.iopaint else []
@@ -212,6 +218,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--side", type=int, default=512, help="of the picture, in pixels")
     parser.add_argument("--large-side", type=int, default=2048, help="of the large one")
     parser.add_argument("--hole", type=int, default=300, help="side of the hole in the large one, in pixels")
+    parser.add_argument("--plan", help="beginning of a plan's name, such as compiled: waits until it is ready")
+    parser.add_argument("--cache", type=Path, help="folder of what was compiled and converted; by default a new one")
     parser.add_argument(
         "--large", choices=("measured", "bound", "off"), help="by default a bound on a CPU, measured on CUDA"
     )

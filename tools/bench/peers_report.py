@@ -22,7 +22,7 @@ def ratios(found: dict[str, Any], name: str, figure: str) -> list[float]:
 
 def middle(found: dict[str, Any], name: str, figure: str) -> float:
     """The median over rounds."""
-    return statistics.median(picture[figure] for picture in found["rounds"][name])
+    return statistics.median(float(picture[figure]) for picture in found["rounds"][name])
 
 
 def write_table(found: dict[str, Any]) -> str:

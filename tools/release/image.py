@@ -175,8 +175,8 @@ def download_wheels(lock: Path, folder: Path) -> Path:
     if lock.name == "cpu.txt":
         torch = [*command, "-r", str(ROOT / "requirements" / "torch-cpu.txt")]
         if subprocess.run(torch, capture_output=True, check=False).returncode:
-            run(*torch, "--index-url", os.environ.get("TORCH_CPU_INDEX", TORCH_CPU_INDEX), "--retries", "1")
-    run(*command, "--find-links", str(folder), "-r", str(lock))
+            run(*torch, "-i", os.environ.get("TORCH_CPU_INDEX", TORCH_CPU_INDEX), "--retries", "1")
+    run(*command, "-f", str(folder), "-r", str(lock))
     stamp.write_text(digest(lock), "utf-8")
     return folder
 

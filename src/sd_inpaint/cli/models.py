@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,6 +59,22 @@ def take(
 
     wanted = intake.Import(path, config_from, vae, vae_revision, version, allow_pickle=Settings.read().allow_pickle)
     _show_stored(intake.take(wanted), as_json=as_json)
+
+
+@app.command(epilog=example("sd-inpaint models convert", "SD_INPAINT_MODEL=demo sd-inpaint models convert --int8"))
+def convert(
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise it for SD_INPAINT_QUANTIZE=int8; needs NNCF.")] = False,
+    picture: Annotated[
+        list[Path] | None, typer.Option(help="To calibrate --int8 with; may be repeated.", show_default="soft colours")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert the model of SD_INPAINT_MODEL for OpenVINO, which the server else does when it first starts."""
+    from sd_inpaint.model_store import conversion
+    from sd_inpaint.settings import Settings
+
+    path = conversion.convert(Settings.read(), int8=int8, pictures=picture or [])
+    print(json.dumps({"path": str(path)}) if as_json else f"The converted model is {path}")
 
 
 @app.command(epilog=example("sd-inpaint models verify"))

@@ -38,7 +38,7 @@ class Acceleration:
         device: The model's.
         recorder: What records graphs; None takes the device's own, where it has any.
         compile_block: As :class:`CompiledRunner` takes it; None takes torch's default compiler.
-        find_compiler: Says what keeps torch from compiling; None where nothing does.
+        find_obstacle: Says what keeps torch from compiling for a kind of device; None where nothing does.
 
     Attributes:
         graph_bytes: Memory that graphs may keep; 0 where there are none.
@@ -51,16 +51,17 @@ class Acceleration:
         *,
         recorder: Recorder | None = None,
         compile_block: Callable[[torch.nn.Module], None] | None = None,
-        find_obstacle: Callable[[], str | None] | None = None,
+        find_obstacle: Callable[[str], str | None] | None = None,
     ) -> None:
         self._settings = settings
         self._device = device
         is_cuda = device.kind == "cuda"
         self._has_graphs = settings.cuda_graphs and (is_cuda or recorder is not None)
         self._recorder = recorder
+        self._in_use = threading.Lock()
         self._compile_block = compile_block or partial(torch.nn.Module.compile, dynamic=True)
         self._mode = settings.compile if settings.compile != "auto" else "regional" if is_cuda else "off"
-        self._obstacle = None if self._mode == "off" else (find_obstacle or compiler_obstacle)()
+        self._obstacle = None if self._mode == "off" else (find_obstacle or compiler_obstacle)(device.kind)
         self.graph_bytes = int(device.free_bytes() * GRAPH_SHARE) if self._has_graphs else 0
 
     @property
@@ -91,9 +92,10 @@ class Acceleration:
         """
         native = Shape(model.sample_size, model.sample_size, model.tokens)
         if self._has_graphs:
-            # What a device's libraries do at their first calls would be part of the first capture.
+            # First without: what a device's libraries do at their first calls would be part of the first capture.
             model.rehearse(native)
             model.use(self._graphed(model.runner))
+            model.rehearse(native)
         if self._mode == "off":
             return None
         if self._obstacle:
@@ -108,7 +110,8 @@ class Acceleration:
     def _graphed(self, runner: Runner) -> Runner:
         if not self._has_graphs:
             return runner
-        return GraphRunner(runner, self._recorder or CudaRecorder(self._device.torch_device), self.graph_bytes)
+        recorder = self._recorder or CudaRecorder(self._device.torch_device)
+        return GraphRunner(runner, recorder, self.graph_bytes, in_use=self._in_use)
 
     def _compile(self, model: TorchModel, shapes: Sequence[Shape]) -> None:
         started = time.monotonic()
@@ -116,11 +119,13 @@ class Acceleration:
         try:
             compiled = CompiledRunner(model.unet, model.vae, self._compile_block, whole)
             with self._device.side_stream():
-                compiled.prepare(shapes[0])
+                with self._in_use:
+                    compiled.prepare(shapes[0])
                 model.use(self._graphed(compiled))
                 logger.info("Compiled in %.0f s; canvases that begin now are run by it.", time.monotonic() - started)
                 for shape in shapes[1:]:
-                    compiled.prepare(shape)
+                    with self._in_use:
+                        compiled.prepare(shape)
         except Exception as error:  # noqa: BLE001  # whatever a compiler raises, the service goes on without
             reason = " ".join(str(error).strip().splitlines()[:2])
             logger.warning("Compiling failed; canvases are run as before. %s", reason)
@@ -139,12 +144,15 @@ class Acceleration:
         os.environ.setdefault("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
-def compiler_obstacle() -> str | None:
-    """Returns what torch lacks to compile for a GPU, in words; None where nothing is missing."""
-    if importlib.util.find_spec("triton") is None:
+def compiler_obstacle(kind: str) -> str | None:
+    """Returns what torch lacks to compile for a kind of device, in words; None where nothing is missing."""
+    if kind == "cuda" and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if not any(shutil.which(name) for name in filter(None, (os.environ.get("CC"), "gcc", "clang", "cc"))):
-        return "triton needs a C compiler, and there is none on the PATH"
+    # Triton compiles a launcher in C for each kernel; for a CPU torch writes C++.
+    name, commands = ("C", ("CC", "gcc", "clang", "cc")) if kind == "cuda" else ("C++", ("CXX", "g++", "clang++"))
+    variable, *usual = commands
+    if not any(shutil.which(command) for command in filter(None, (os.environ.get(variable), *usual))):
+        return f"torch needs a {name} compiler for it, and there is none on the PATH"
     return None
 
 

@@ -52,7 +52,7 @@ class CompiledRunner(EagerRunner):
         timesteps = timesteps.float()
         if self._max_rows is None or len(sample) <= self._max_rows:
             return super().predict_noise(sample, timesteps, embeddings)
-        parts = (tensor.split(self._max_rows) for tensor in (sample, timesteps, embeddings))
+        parts = (torch.split(tensor, self._max_rows) for tensor in (sample, timesteps, embeddings))
         return torch.cat([super(CompiledRunner, self).predict_noise(*rows) for rows in zip(*parts, strict=True)])
 
     @torch.inference_mode()

@@ -16,7 +16,7 @@ from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.diffusion.encodings import Encodings, to_tensor
 from sd_inpaint.diffusion.model import InpaintModel
 from sd_inpaint.diffusion.out_of_memory import translated_out_of_memory
-from sd_inpaint.diffusion.runner import Runner, Shape
+from sd_inpaint.diffusion.runner import Runner, RunnerFailedError, Shape
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import create_scheduler
 from sd_inpaint.engine.canvas_jobs import CanvasTask
@@ -64,7 +64,8 @@ class Diffusion:
         hole: (1, 1, h, w) float32, 1 repaints.
         masked_latents: (1, 4, h, w) float32: the picture with its hole at mid-grey.
         generator: On the CPU, so that a seed means the same on every device.
-        runner: What its networks are run by, from the first step to the last.
+        runner: What its networks are run by, from the first step to the last unless it fails.
+        failed_plans: The names of runners that failed.
         known: What a soft mask holds on to; None where no grey is to be held.
         step: Steps done.
         colours: (5, 3), from latents to a preview's colours; None before the first preview.
@@ -82,6 +83,7 @@ class Diffusion:
     runner: Runner
     known: "_Known | None" = None
     step: int = 0
+    failed_plans: tuple[str, ...] = ()
     colours: torch.Tensor | None = None
 
     @property
@@ -91,8 +93,8 @@ class Diffusion:
 
     @property
     def plan(self) -> str:
-        """The runner's name."""
-        return self.runner.plan
+        """The runner's name, after those of runners that failed."""
+        return ", ".join((*self.failed_plans, self.runner.plan))
 
     @property
     def guided(self) -> bool:
@@ -192,7 +194,7 @@ class Denoiser:
                 hole=cell_hole[None, None].float(),
                 masked_latents=masked_latents,
                 generator=generator,
-                runner=self._model.runner_for(Shape(*cell_hole.shape, embeddings.shape[1])),
+                runner=self._model.runner_for(Shape(cell_hole.shape[0], cell_hole.shape[1], embeddings.shape[1])),
                 known=known if soft else None,
             )
 
@@ -217,6 +219,16 @@ class Denoiser:
                 for diffusion, part in zip(group, self.predict(group), strict=True)
             }
             return [parts[diffusion] for diffusion in batch]
+        try:
+            return self._predict_together(batch, low_memory=low_memory)
+        except RunnerFailedError as error:
+            failed = batch[0].runner
+            runner = self._model.fall_back(failed, error)
+            for diffusion in batch:
+                diffusion.failed_plans, diffusion.runner = (*diffusion.failed_plans, failed.plan), runner
+            return self._predict_together(batch, low_memory=low_memory)
+
+    def _predict_together(self, batch: Sequence[Diffusion], *, low_memory: bool) -> list[torch.Tensor]:
         with translated_out_of_memory(), torch.inference_mode():
             # 6. Scale the latents as each scheduler wants them; guidance takes two rows, negative prompt first.
             rows = [2 if diffusion.guided else 1 for diffusion in batch]

@@ -112,7 +112,7 @@ class Device:
         """Has what this thread asks of a CUDA device run beside what other threads ask, not after it."""
         if self.kind != "cuda":
             return nullcontext()
-        return torch.cuda.stream(torch.cuda.Stream(self.torch_device))
+        return torch.cuda.stream(torch.cuda.Stream(self.torch_device))  # type: ignore[no-untyped-call]  # torch's
 
     def release_memory(self) -> None:
         """Gives cached blocks back to the system, so that another shape can be allocated."""

@@ -5,6 +5,7 @@ kernels that were recorded, so its results are those of the calls it stands for.
 """
 
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -56,7 +57,7 @@ class CudaRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
     def make_pool(self) -> Any:
         """See :meth:`Recorder.make_pool`."""
@@ -114,17 +115,26 @@ class GraphRunner:
         inner: What is recorded.
         recorder: What records.
         max_bytes: Bound for all pools together.
+        in_use: Held while another thread uses the device: what that asks of it might end a recording. Nothing waits
+            for it; calls are made without a graph meanwhile.
         clock: Seconds, which never go back.
     """
 
     def __init__(
-        self, inner: Runner, recorder: Recorder, max_bytes: int, clock: Callable[[], float] = time.monotonic
+        self,
+        inner: Runner,
+        recorder: Recorder,
+        max_bytes: int,
+        *,
+        in_use: "threading.Lock | None" = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan = f"{inner.plan}-graph"
         self.follows_weights = inner.follows_weights
         self._inner = inner
         self._recorder = recorder
         self._max_bytes = max_bytes
+        self._in_use = in_use or threading.Lock()
         self._clock = clock
         self._pools: OrderedDict[Hashable, _Pool] = OrderedDict()
         self._refused: set[Hashable] = set()
@@ -161,8 +171,11 @@ class GraphRunner:
         graph = None if pool is None else pool.graphs.get(key)
         if graph is not None:
             self._pools.move_to_end(size)
-        elif key not in self._refused and self._clock() >= self._paused_until:
-            graph = self._capture(key, size, network, inputs)
+        elif key not in self._refused and self._clock() >= self._paused_until and self._in_use.acquire(blocking=False):
+            try:
+                graph = self._capture(key, size, network, inputs)
+            finally:
+                self._in_use.release()
         return network(*inputs) if graph is None else graph.run(inputs)
 
     def _capture(

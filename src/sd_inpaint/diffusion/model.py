@@ -1,7 +1,8 @@
 """The four calls by which diffusion reaches a model; nothing above them knows which backend runs."""
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,8 @@ from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.diffusion.prompts import PromptEncoder, equalise
 from sd_inpaint.diffusion.runner import EagerRunner, Runner, Shape
 from sd_inpaint.schema import PromptSyntax
+
+logger = logging.getLogger("bentoml.sd_inpaint.model")
 
 SMALLEST_SHOWN = 8
 """Side in pixels of the smallest picture that a decoder can be shown: diffusers halves it thrice, at any stride."""
@@ -42,6 +45,9 @@ class InpaintModel(Protocol):
     def release_memory(self) -> None:
         """Has every runner give back what it can make again."""
 
+    def use(self, runner: Runner) -> None:
+        """Has canvases that begin from now on run by this one, where it takes their shape. Any thread may call it."""
+
     def runner_for(self, shape: Shape) -> Runner:
         """Returns the runner for a canvas that begins now: the fastest that takes its shape."""
 
@@ -62,7 +68,14 @@ class InpaintModel(Protocol):
         runner: Runner,
         low_memory: bool = False,
     ) -> torch.Tensor:
-        """Predicts the noise (or v) of (B, 4, h, w) latents at (B,) timesteps; hole (B, 1, h, w) is 0 or 1."""
+        """Predicts the noise (or v) of (B, 4, h, w) latents at (B,) timesteps; hole (B, 1, h, w) is 0 or 1.
+
+        Raises:
+            RunnerFailedError: If the runner cannot; see :meth:`fall_back`.
+        """
+
+    def fall_back(self, runner: Runner, error: Exception) -> Runner:
+        """Gives up a runner that failed; returns the one that canvases go on with."""
 
     def decode(
         self,
@@ -86,6 +99,7 @@ class TorchModel:
     """The reference backend: diffusers' own classes. Lives as long as the process; only the device thread may call it.
 
     ``low_memory`` trades time for memory: the VAE works in tiles where it can, and guidance takes its passes in turn.
+    ``load_unet`` loads the UNet again, where another runner has taken over and then failed.
 
     Attributes:
         fits_to_kept: Whether the decoder is shown the picture, and fits the hole to it.
@@ -94,7 +108,16 @@ class TorchModel:
         tokens: Length of a short prompt's embeddings.
     """
 
-    def __init__(self, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, device: Device) -> None:
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        scheduler: Any,
+        device: Device,
+        load_unet: Callable[[], Any] | None = None,
+    ) -> None:
         self.device = device.torch_device
         self.stride = 2 ** (len(vae.config.block_out_channels) - 1)
         self.sample_size = int(unet.config.sample_size)
@@ -106,6 +129,7 @@ class TorchModel:
         self.fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
         self.unet = unet
         self.vae = vae
+        self._load_unet = load_unet
         self._runners: tuple[Runner, ...] = (EagerRunner(unet, vae),)
 
     @property
@@ -114,15 +138,29 @@ class TorchModel:
         return self._runners[0]
 
     def use(self, runner: Runner) -> None:
-        """Has canvases that begin from now on run by this one, where it takes their shape. Any thread may call it."""
+        """See :meth:`InpaintModel.use`."""
         self._runners = (runner, *self._runners)
+
+    def use_alone(self, runner: Runner) -> None:
+        """Has a runner with weights of its own run every canvas that begins from now on. Any thread may call it.
+
+        The UNet's weights are gone with the last canvas of another runner, and are loaded again where this one fails.
+        """
+        self._runners = (runner,)
+        self.unet = without_weights(type(self.unet), self.unet.config)
+
+    def use_reference(self) -> None:
+        """Has torch run the UNet again, and loads its weights for that."""
+        if self._load_unet is not None:
+            self.unet = self._load_unet()
+            self._runners = (EagerRunner(self.unet, self.vae),)
 
     @torch.inference_mode()
     def rehearse(self, shape: Shape) -> None:
-        """Runs the networks once, so that whatever their first calls prepare is ready."""
+        """Runs the networks once as a guided canvas does, so that whatever their first calls prepare is ready."""
         channels = int(self.unet.config.in_channels)
         sample = torch.zeros(2, channels, shape.height, shape.width, device=self.device)
-        embeddings = torch.zeros(2, shape.tokens, int(self.unet.config.cross_attention_dim), device=self.device)
+        embeddings = torch.cat([self._prompts.encode("")] * 2)
         self.runner.predict_noise(sample, torch.zeros(2, dtype=torch.int64, device=self.device), embeddings)
         self.runner.decode(sample[:1, : self.latent_channels])
 
@@ -166,6 +204,13 @@ class TorchModel:
         rows = [slice(i, i + 1) for i in range(len(sample))] if low_memory else [slice(None)]
         return torch.cat([runner.predict_noise(sample[row], timesteps[row], embeddings[row]) for row in rows])
 
+    def fall_back(self, runner: Runner, error: Exception) -> Runner:
+        """See :meth:`InpaintModel.fall_back`."""
+        if runner is self.runner:
+            self.use_reference()
+            logger.warning("%s failed; %s computes from now on. %s", runner.plan, self.runner.plan, error)
+        return self.runner
+
     @torch.inference_mode()
     def decode(
         self,
@@ -197,3 +242,9 @@ class TorchModel:
             vae.enable_tiling()
         else:
             vae.disable_tiling()
+
+
+def without_weights(unet_class: Any, config: Any) -> Any:
+    """A UNet that cannot compute, of which only the config is wanted."""
+    with torch.device("meta"):
+        return unet_class.from_config(config)

@@ -52,6 +52,9 @@ class Runner(Protocol):
 
         Returns:
             (B, 4, h, w), the caller's own.
+
+        Raises:
+            RunnerFailedError: If it cannot, and another runner is to be asked.
         """
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -59,6 +62,10 @@ class Runner(Protocol):
 
     def release_memory(self) -> None:
         """Gives back what can be made again."""
+
+
+class RunnerFailedError(Exception):
+    """A runner cannot run a network that the reference can."""
 
 
 class EagerRunner:
@@ -86,8 +93,13 @@ class EagerRunner:
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """See :meth:`Runner.decode`."""
-        picture: torch.Tensor = self._vae.decode(latents.to(self._vae.dtype), return_dict=False)[0]
-        return picture.float()
+        return decode(self._vae, latents)
 
     def release_memory(self) -> None:
         """Does nothing: it keeps nothing."""
+
+
+def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Runs an autoencoder's decoder as torch does, over what :meth:`Runner.decode` takes."""
+    picture: torch.Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    return picture.float()

@@ -28,8 +28,9 @@ from sd_inpaint.diffusion.devices import (
 )
 from sd_inpaint.diffusion.direct_loading import load_directly
 from sd_inpaint.diffusion.first_load import check_first_load, remember_first_load
-from sd_inpaint.diffusion.model import TorchModel
+from sd_inpaint.diffusion.model import TorchModel, without_weights
 from sd_inpaint.diffusion.number_format import probe_of
+from sd_inpaint.diffusion.openvino.backend import OpenVinoBackend
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import name_of
 from sd_inpaint.diffusion.sources import AUTOENCODERS, Source, Verification, first_line, locate, verify
@@ -53,18 +54,20 @@ def load(settings: Settings, verification: Verification | None = None) -> Denois
     find_torch_device(settings.device)  # a wrong name is found before a download
     source = verify(locate(settings)) if verification is None else verification.result()
     check_first_load(source, settings)
-    device = choose_device(settings, probe_of(source.folder / "unet"))
-    model = _load_model(source, device, allow_pickle=settings.allow_pickle)
+    device = choose_device(settings, probe := probe_of(source.folder / "unet"))
+    backend = OpenVinoBackend(source, device, settings, probe)
+    model = _load_model(source, device, allow_pickle=settings.allow_pickle, with_unet=not backend.is_ready)
     safety_checker = _load_safety_checker(source, device, settings)
     remember_first_load(source, settings)
     acceleration = Acceleration(settings, device)
-    reserved = acceleration.graph_bytes
+    reserved = acceleration.graph_bytes + backend.growth_bytes
+    backend.begin(model)
     max_canvas_pixels = choose_max_canvas_pixels(
         settings.max_canvas_pixels, device, fits_to_kept=model.fits_to_kept, reserved_bytes=reserved
     )
     native_pixels = (model.sample_size * model.stride) ** 2
     max_batch = choose_max_batch(settings.max_batch, device, native_pixels, reserved_bytes=reserved)
-    choices = device.plan | acceleration.choices
+    choices = device.plan | acceleration.choices | backend.plan
     info: dict[str, object] = {
         "revision": source.revision,
         "files": source.files,
@@ -72,6 +75,7 @@ def load(settings: Settings, verification: Verification | None = None) -> Denois
         "dtype": dtype_name(device.dtype),
         "scheduler": name_of(model.scheduler),
         "plan": choices,
+        "growth_bytes": backend.growth_bytes,
         "native_size": model.sample_size * model.stride,
         "max_batch": max_batch,
         "max_canvas_pixels": max_canvas_pixels,
@@ -91,13 +95,17 @@ def load(settings: Settings, verification: Verification | None = None) -> Denois
     )
 
 
-def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchModel:
-    """Loads the components; each decides for itself which of its files fits the number format best."""
+def _load_model(source: Source, device: Device, *, allow_pickle: bool, with_unet: bool) -> TorchModel:
+    """Loads the components; each decides for itself which of its files fits the number format best.
+
+    Without the UNet there is only its form, and another runner has to take over.
+    """
     with _quiet_libraries():
         try:
             load_one = partial(_load_component, device=device, allow_pickle=allow_pickle)
+            load_torch_unet = partial(load_one, UNet2DConditionModel, source.folder / "unet", device.dtype)
             parts: dict[str, Any] = {
-                "unet": load_one(UNet2DConditionModel, source.folder / "unet", device.dtype),
+                "unet": load_torch_unet() if with_unet else _unet_without_weights(source.folder / "unet"),
                 "vae": load_one(_autoencoder_class(source.folder / "vae"), source.folder / "vae", device.vae_dtype),
                 "text_encoder": load_one(CLIPTextModel, source.folder / "text_encoder", device.dtype),
             }
@@ -107,20 +115,35 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool) -> TorchM
             # torch's RuntimeError: a file that lacks tensors, or has them in other shapes than its config.
             raise WeightsError(f"{source.folder} could not be loaded as a model:\n{first_line(error)}") from error
     _check_inpainting(parts["unet"], parts["vae"], source)
-    return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device)
+    return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device, load_unet=load_torch_unet)
 
 
-def _load_component(
-    module_class: Any, folder: Path, dtype: torch.dtype, *, device: Device, allow_pickle: bool
-) -> torch.nn.Module:
+def load_unet(folder: Path, dtype: torch.dtype) -> Any:
+    """Loads the UNet of a folder on the CPU, from safetensors.
+
+    Raises:
+        WeightsError: If it holds no weights, or only pickles.
+        OSError, ValueError, KeyError, RuntimeError: If what it holds is no UNet.
+    """
+    device = Device(torch.device("cpu"), dtype, "cpu")
+    with _quiet_libraries():
+        return _load_component(UNet2DConditionModel, folder, dtype, device=device, allow_pickle=False)
+
+
+def _unet_without_weights(folder: Path) -> Any:
+    return without_weights(UNet2DConditionModel, UNet2DConditionModel.load_config(folder, local_files_only=True))
+
+
+def _load_component(module_class: Any, folder: Path, dtype: torch.dtype, *, device: Device, allow_pickle: bool) -> Any:
     variant = _weights_file(folder, dtype, allow_pickle=allow_pickle)
     # On a CPU oneDNN's own order, a tenth off each step; on an H100 as graphs 13% off two rows, and 4% on eight
     # (docs/benchmarks.md). On MPS it was not measured.
     channels_last = device.kind in ("cpu", "cuda")
     file = folder / (".".join(filter(None, ("diffusion_pytorch_model", variant.get("variant"), "safetensors"))))
     if issubclass(module_class, diffusers.ModelMixin) and file.is_file() and variant["use_safetensors"]:
-        options = {"dtype": dtype, "device": device.torch_device, "channels_last": channels_last}
-        if (module := load_directly(module_class, folder, file, **options)) is not None:
+        place = device.torch_device
+        module = load_directly(module_class, folder, file, dtype=dtype, device=place, channels_last=channels_last)
+        if module is not None:
             return module.eval()
     module = module_class.from_pretrained(folder, local_files_only=True, dtype=dtype, **variant)
     layout = torch.channels_last if channels_last else torch.preserve_format

@@ -453,6 +453,7 @@ class DeviceLoop(Generic[D, P]):
 
     def _finish(self, seat: _Seat[D, P], job: CanvasJob) -> None:
         finish = partial(seat.backend.finish, seat.begun[job])
+        job.plan = seat.begun[job].plan  # another than at first, where a runner failed on the way
         for painted in self._attempt(seat, job, lambda low_memory: finish(low_memory=low_memory)):
             with self._changed:
                 # A caller who left during the last step gets no picture: leave() promised the error.

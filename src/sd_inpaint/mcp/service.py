@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -14,6 +15,8 @@ import httpx
 
 from sd_inpaint.client import AsyncClient, NoAnswerError
 from sd_inpaint.errors import ModelFailedError
+
+STATE_URL = "SD_INPAINT_STATE_URL"
 
 LOADING_SECONDS = 3600.0
 """The first start may download weights."""
@@ -65,14 +68,14 @@ class OwnService:
 
     Args:
         settings: Its settings, beside this process's own environment.
-        without: Names of settings that it must not have of it.
+        without: Names of settings that it must not have of it, besides its place for jobs.
     """
 
     def __init__(self, settings: dict[str, str], without: tuple[str, ...] = ()) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = int(probe.getsockname()[1])
-        self._environment = {name: value for name, value in os.environ.items() if name not in without}
+        self._environment = {name: value for name, value in os.environ.items() if name not in (*without, STATE_URL)}
         self._environment |= {"BENTOML_DO_NOT_TRACK": "True", **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False
@@ -81,18 +84,20 @@ class OwnService:
     async def running(self) -> AsyncIterator[None]:
         """Serves as long as the block lasts."""
         where = ("--host", "127.0.0.1", "--port", str(self._port))
-        self._process = subprocess.Popen(  # noqa: S603, ASYNC220  # our own service; the start itself takes no time
-            [sys.executable, "-P", "-m", "bentoml", "serve", "sd_inpaint.http.service:SDInpaint", *where],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            # What this process prints there is the protocol's.
-            stdout=sys.stderr.fileno(),
-        )
-        try:
-            yield
-        finally:
-            self._process.terminate()
-            await asyncio.to_thread(self._end)
+        # Another service of this user's neither lends it jobs nor gets any of its own.
+        with tempfile.TemporaryDirectory(prefix="sd-inpaint-mcp-") as state:
+            self._process = subprocess.Popen(  # noqa: S603, ASYNC220  # our own service; the start itself takes no time
+                [sys.executable, "-P", "-m", "bentoml", "serve", "sd_inpaint.http.service:SDInpaint", *where],
+                env={**self._environment, "SD_INPAINT_STATE_DIR": state},
+                stdin=subprocess.DEVNULL,
+                # What this process prints there is the protocol's.
+                stdout=sys.stderr.fileno(),
+            )
+            try:
+                yield
+            finally:
+                self._process.terminate()
+                await asyncio.to_thread(self._end)
 
     def client(self, key: str | None) -> AsyncClient:
         """Returns a client with a caller's key; None takes the environment's."""

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -207,12 +207,15 @@ class Tools:
             try:
                 async with _reporting(context) as report:
                     await client.wait(job.id, on_progress=report)
-                answer = await self._deliver(await client.result(job.id), wanted)
+                result = await client.result(job.id)
             except BaseException:
                 with contextlib.suppress(InpaintError), anyio.CancelScope(shield=True):
                     await client.cancel(job.id)
                 raise
-            await client.cancel(job.id)
+            # 4. What cannot be delivered stays with the job.
+            answer = await self._deliver(result, wanted)
+            with contextlib.suppress(InpaintError):
+                await client.cancel(job.id)
             return answer
 
     async def _deliver(self, result: Result, wanted: Wanted) -> CallToolResult:
@@ -220,8 +223,8 @@ class Tools:
         largest = max(len(data) for data, _ in files)
         if wanted.show and largest > MAX_SHOWN_BYTES:
             raise InvalidParameterError(
-                f"The picture has {largest} bytes, more than an answer may have. Pass show=false and an output, or "
-                "options with output_format webp.",
+                f"The picture has {largest} bytes, more than an answer may have. Job {result.job_id} keeps it: call "
+                "result with show=false and an output. Or paint again with output_format webp.",
                 field="show",
             )
         place = self._place(wanted.output, None)
@@ -274,7 +277,7 @@ class Tools:
 
 
 @contextlib.contextmanager
-def _in_words() -> Any:
+def _in_words() -> Iterator[None]:
     """Has an assistant read what went wrong, and its code."""
     try:
         yield

@@ -358,6 +358,8 @@ def test_options_show_what_is_served_and_refuse_all_else(app: App) -> None:
     assert app.client.post("/sdapi/v1/options", json=options).status_code == 200
     answer = app.client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "another"})
     assert "sd_model_checkpoint" in check_shape(answer, 400, "invalid_parameter")["error"]
+    unknown = app.client.post("/sdapi/v1/options", json={"no_such_setting": None})
+    assert "no_such_setting" in check_shape(unknown, 400, "invalid_parameter")["error"]
     assert app.client.post("/sdapi/v1/refresh-checkpoints").status_code == 200
 
 

@@ -1,15 +1,20 @@
 """``/sd-inpaint/jobs/{id}/events``: what a reader of the stream is told."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sd_inpaint.errors import JobNotFoundError
 from sd_inpaint.http.endpoints import job_events
 from sd_inpaint.http.endpoints.jobs import describe
 from sd_inpaint.http.wire import sse
+from sd_inpaint.imaging import codecs
+from sd_inpaint.jobs.running_job import REGION
+from sd_inpaint.picture import Picture
 from tests.support.events import read_events
 from tests.support.jobs import JobsApp, make_jobs_app
 
@@ -44,6 +49,18 @@ def test_stream_tells_progress_and_ends_with_the_job(app: JobsApp) -> None:
     for seen in ("1", "nonsense", ""):
         again = read_events(app.get(address + "/events", **{"Last-Event-ID": seen}).text)
         assert [name for name, _ in again] == ["done"]
+
+
+def test_a_preview_says_which_part_it_shows() -> None:
+    """The event has the box that the preview's file carries; none where an earlier version wrote the file."""
+    picture = Picture(np.zeros((4, 5, 3), np.uint8))
+    with_region = codecs.encode(picture, text={REGION: "10.00,20.50,40.00,50.25"})
+    assert job_events.preview_event(7, with_region)["region"] == [10.0, 20.5, 40.0, 50.25]
+    assert job_events.preview_event(7, codecs.encode(picture)) == {
+        "step": 7,
+        "image": "data:image/png;base64," + base64.b64encode(codecs.encode(picture)).decode(),
+        "region": None,
+    }
 
 
 def test_keep_alive(app: JobsApp, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ def docs_route(specification: Callable[[], OpenAPISpecification]) -> DescribedRo
     made = functools.cache(lambda: specification().asdict())
 
     async def get_docs(request: Request) -> Response:
-        return JSONResponse({**made(), "servers": [{"url": path_prefix(request) or "/"}]})
+        return JSONResponse({**made(), "servers": [{"url": path_prefix(request) or "."}]})
 
     return DescribedRoute("/docs.json", get_docs, DOCS)
 
@@ -137,7 +137,7 @@ def describe(
         openapi=VERSION,
         info=Info(title=title, version=__version__, description=about),
         paths={path: PathItem(**methods) for path, methods in sorted(paths.items())},
-        servers=[{"url": "/"}],
+        servers=[{"url": "."}],
         tags=tags,
         components=components,
     )

@@ -36,8 +36,7 @@ async def stream_events(
             if job.preview_version != previewed and not job.state.ended:
                 previewed = job.preview_version
                 if png := await anyio.to_thread.run_sync(_preview, runner, job.id):
-                    shown = {"step": job.step, "image": _data_url(png), "region": _region(png)}
-                    yield sse.event("preview", shown)
+                    yield sse.event("preview", preview_event(job.step, png))
             version, sent_at = job.version, time.monotonic()
             yield sse.event(str(job.state) if job.state.ended else "progress", describe(job), version)
         elif time.monotonic() - sent_at >= sse.KEEP_ALIVE_SECONDS:
@@ -50,6 +49,11 @@ async def stream_events(
             job = await anyio.to_thread.run_sync(runner.store.get, job.id)
         except (JobNotFoundError, MachineError):
             return
+
+
+def preview_event(step: int, png: bytes) -> dict[str, object]:
+    """Returns what the event says of a preview's file."""
+    return {"step": step, "image": _data_url(png), "region": _region(png)}
 
 
 def _preview(runner: JobRunner, job_id: str) -> bytes | None:

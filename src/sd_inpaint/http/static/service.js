@@ -8,161 +8,154 @@ const FINAL_STATUSES = [401, 403, 404];
 const LONGEST_RETRY_SECONDS = 20; // a first Retry-After is a guess, and often far too long
 const PASSING = ["unreachable", "queue_full", "too_many_connections", "rate_limited", "model_loading", "shutting_down", "not_ready", "state_unavailable", "upload_timeout"];
 
-/** An error response of the service, or none at all. */
+// An error response of the service, or none at all.
 export class ServiceError extends Error {
-  constructor(status, body, retryAfter = null) {
-    super(body.error ?? `The server answered ${status}.`);
-    this.status = status;
-    this.code = body.code ?? (status === 0 ? "unreachable" : [502, 503, 504].includes(status) ? "not_ready" : "internal");
-    this.facts = body;
-    const seconds = Number(retryAfter);
-    this.retrySeconds = Math.min(seconds > 0 ? seconds : 5, LONGEST_RETRY_SECONDS);
-  }
+	constructor(status, body, retryAfter = null) {
+		super(body.error ?? `The server answered ${status}.`);
+		this.status = status;
+		this.code = body.code ?? (status === 0 ? "unreachable" : [502, 503, 504].includes(status) ? "not_ready" : "internal");
+		this.facts = body;
+		const seconds = Number(retryAfter);
+		this.retrySeconds = Math.min(seconds > 0 ? seconds : 5, LONGEST_RETRY_SECONDS);
+	}
 
-  /** Whether the same request may be served a little later. */
-  get isPassing() {
-    return PASSING.includes(this.code);
-  }
+	// Whether the same request may be served a little later.
+	get isPassing() {
+		return PASSING.includes(this.code);
+	}
 }
 
 export class Service {
-  apiKey = "";
+	apiKey = "";
 
-  get #headers() {
-    return this.apiKey ? { Authorization: `Bearer ${this.apiKey}` } : {};
-  }
+	get #headers() {
+		return this.apiKey ? { Authorization: `Bearer ${this.apiKey}` } : {};
+	}
 
-  async #call(path, options = {}) {
-    let response;
-    try {
-      response = await fetch(`sd-inpaint/${path}`, { ...options, headers: { ...this.#headers, ...options.headers } });
-    } catch (error) {
-      if (error.name === "AbortError") throw error;
-      throw new ServiceError(0, {});
-    }
-    if (!response.ok) throw new ServiceError(response.status, await response.json().catch(() => ({})), response.headers.get("Retry-After"));
-    return response;
-  }
+	async #call(path, options = {}) {
+		let response;
+		try {
+			response = await fetch(`sd-inpaint/${path}`, { ...options, headers: { ...this.#headers, ...options.headers } });
+		} catch (error) {
+			if (error.name === "AbortError") throw error;
+			throw new ServiceError(0, {});
+		}
+		if (!response.ok) throw new ServiceError(response.status, await response.json().catch(() => ({})), response.headers.get("Retry-After"));
+		return response;
+	}
 
-  /** The model, its limits, and each parameter's default and bounds. */
-  async info() {
-    return (await this.#call("info")).json();
-  }
+	// The model, its limits, and each parameter's default and bounds.
+	async info() {
+		return (await this.#call("info")).json();
+	}
 
-  /** Null if a request would be served now, else the error. */
-  async trouble() {
-    try {
-      await this.#call("health");
-      return null;
-    } catch (error) {
-      return error;
-    }
-  }
+	// Null if a request would be served now, else the error.
+	async trouble() {
+		try {
+			await this.#call("health");
+			return null;
+		} catch (error) {
+			return error;
+		}
+	}
 
-  /**
-   * Has a form accepted; sent again with the same key it is the same job. Not by fetch, which says nothing of an upload's progress.
-   * @param {(share: number) => void} onUpload gets how much has left, from 0 to 1
-   */
-  submit(form, key, onUpload, signal) {
-    return new Promise((resolve, reject) => {
-      const request = new XMLHttpRequest();
-      const stop = () => { request.abort(); reject(signal.reason); };
-      request.open("POST", "sd-inpaint/jobs");
-      request.responseType = "json";
-      for (const [name, value] of Object.entries({ ...this.#headers, "Idempotency-Key": key })) request.setRequestHeader(name, value);
-      request.upload.onprogress = (event) => onUpload(event.lengthComputable ? event.loaded / event.total : 0);
-      request.onerror = () => reject(new ServiceError(0, {}));
-      request.onload = () => {
-        signal.removeEventListener("abort", stop);
-        if (request.status < 300 && request.response) resolve(request.response);
-        else reject(new ServiceError(request.status, request.response ?? {}, request.getResponseHeader("Retry-After")));
-      };
-      if (signal.aborted) return stop();
-      signal.addEventListener("abort", stop, { once: true });
-      request.send(form);
-    });
-  }
+	// Has a form accepted; sent again with the same key it is the same job. Not by fetch, which says nothing of an upload's progress.
+	submit(form, key, onUpload, signal) {
+		return new Promise((resolve, reject) => {
+			const request = new XMLHttpRequest();
+			const stop = () => { request.abort(); reject(signal.reason); };
+			request.open("POST", "sd-inpaint/jobs");
+			request.responseType = "json";
+			for (const [name, value] of Object.entries({ ...this.#headers, "Idempotency-Key": key })) request.setRequestHeader(name, value);
+			request.upload.onprogress = (event) => onUpload(event.lengthComputable ? event.loaded / event.total : 0);
+			request.onerror = () => reject(new ServiceError(0, {}));
+			request.onload = () => {
+				signal.removeEventListener("abort", stop);
+				if (request.status < 300 && request.response) resolve(request.response);
+				else reject(new ServiceError(request.status, request.response ?? {}, request.getResponseHeader("Retry-After")));
+			};
+			if (signal.aborted) return stop();
+			signal.addEventListener("abort", stop, { once: true });
+			request.send(form);
+		});
+	}
 
-  /** A picture as the service sees it, for one that this browser cannot show: the file to show, and its own size. */
-  async preview(file) {
-    const form = new FormData();
-    form.append("image", file, file.name || "picture");
-    const response = await this.#call("preview", { method: "POST", body: form });
-    return { file: await response.blob(), size: response.headers.get("X-Image-Size").split("x").map(Number) };
-  }
+	// A picture as the service sees it, for one that this browser cannot show: the file to show, and its own size.
+	async preview(file) {
+		const form = new FormData();
+		form.append("image", file, file.name || "picture");
+		const response = await this.#call("preview", { method: "POST", body: form });
+		return { file: await response.blob(), size: response.headers.get("X-Image-Size").split("x").map(Number) };
+	}
 
-  async cancel(id) {
-    await this.#call(`jobs/${id}`, { method: "DELETE" });
-  }
+	async cancel(id) {
+		await this.#call(`jobs/${id}`, { method: "DELETE" });
+	}
 
-  /** The painted files, byte for byte, as {file, seed}. */
-  async result(id, count) {
-    if (count === 1) {
-      const response = await this.#call(`jobs/${id}/result`, { headers: { Accept: "image/png" } });
-      return [{ file: await response.blob(), seed: response.headers.get("X-Seed"), warning: response.headers.get("X-Warning") }];
-    }
-    const result = await (await this.#call(`jobs/${id}/result`, { headers: { Accept: "application/json" } })).json();
-    return (result.images ?? [result]).map(({ image, media_type: type, seed }) => {
-      const bytes = Uint8Array.from(atob(image), (letter) => letter.charCodeAt(0));
-      return { file: new Blob([bytes], { type }), seed: String(seed), warning: result.warnings?.[0] };
-    });
-  }
+	// The painted files, byte for byte, as {file, seed}.
+	async result(id, count) {
+		if (count === 1) {
+			const response = await this.#call(`jobs/${id}/result`, { headers: { Accept: "image/png" } });
+			return [{ file: await response.blob(), seed: response.headers.get("X-Seed"), warning: response.headers.get("X-Warning") }];
+		}
+		const result = await (await this.#call(`jobs/${id}/result`, { headers: { Accept: "application/json" } })).json();
+		return (result.images ?? [result]).map(({ image, media_type: type, seed }) => {
+			const bytes = Uint8Array.from(atob(image), (letter) => letter.charCodeAt(0));
+			return { file: new Blob([bytes], { type }), seed: String(seed), warning: result.warnings?.[0] };
+		});
+	}
 
-  /** The one picture of a job in another format. */
-  async resultAs(id, format) {
-    const response = await this.#call(`jobs/${id}/result?output_format=${format}&quality=92`);
-    const file = await response.blob();
-    if (file.type !== `image/${format}`) throw new ServiceError(406, {});
-    return file;
-  }
+	// The one picture of a job in another format.
+	async resultAs(id, format) {
+		const response = await this.#call(`jobs/${id}/result?output_format=${format}&quality=92`);
+		const file = await response.blob();
+		if (file.type !== `image/${format}`) throw new ServiceError(406, {});
+		return file;
+	}
 
-  /**
-   * Follows a job to its end, across broken connections. Not an EventSource, which cannot send a key.
-   * @param {(name: string, data: object) => void} onEvent gets "progress", "preview", and "lost" where the connection is
-   * @returns {Promise<object>} the job as it ended
-   */
-  async follow(id, onEvent, signal) {
-    for (;;) {
-      try {
-        const response = await this.#call(`jobs/${id}/events`, { signal });
-        for await (const [name, data] of events(response.body)) {
-          if (ENDS.includes(name)) return data;
-          onEvent(name, data);
-        }
-        onEvent("lost", {});
-      } catch (error) {
-        // The server's answer about the job itself is final; anything else may be a restart.
-        if (error.name === "AbortError" || FINAL_STATUSES.includes(error.status)) throw error;
-        onEvent("lost", {});
-      }
-      await pause(RECONNECT_MILLISECONDS, signal);
-    }
-  }
+	// Follows a job to its end, across broken connections. Not an EventSource, which cannot send a key.
+	async follow(id, onEvent, signal) {
+		for (;;) {
+			try {
+				const response = await this.#call(`jobs/${id}/events`, { signal });
+				for await (const [name, data] of events(response.body)) {
+					if (ENDS.includes(name)) return data;
+					onEvent(name, data);
+				}
+				onEvent("lost", {});
+			} catch (error) {
+				// The server's answer about the job itself is final; anything else may be a restart.
+				if (error.name === "AbortError" || FINAL_STATUSES.includes(error.status)) throw error;
+				onEvent("lost", {});
+			}
+			await pause(RECONNECT_MILLISECONDS, signal);
+		}
+	}
 }
 
-/** Server-sent events of a response's body, as [name, data]. */
+// Server-sent events of a response's body, as [name, data].
 async function* events(body) {
-  let text = "";
-  for await (const piece of decoded(body)) {
-    text += piece;
-    const whole = text.split("\n\n");
-    text = whole.pop();
-    for (const event of whole) {
-      const fields = Object.fromEntries(event.split("\n").map((line) => line.split(/: (.*)/s, 2)));
-      if (fields.event) yield [fields.event, JSON.parse(fields.data)];
-    }
-  }
+	let text = "";
+	for await (const piece of decoded(body)) {
+		text += piece;
+		const whole = text.split("\n\n");
+		text = whole.pop();
+		for (const event of whole) {
+			const fields = Object.fromEntries(event.split("\n").map((line) => line.split(/: (.*)/s, 2)));
+			if (fields.event) yield [fields.event, JSON.parse(fields.data)];
+		}
+	}
 }
 
 async function* decoded(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      yield value;
-    }
-  } finally {
-    reader.cancel().catch(() => {}); // an aborted stream refuses, which is no trouble
-  }
+	const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+	try {
+		for (;;) {
+			const { done, value } = await reader.read();
+			if (done) return;
+			yield value;
+		}
+	} finally {
+		reader.cancel().catch(() => {}); // an aborted stream refuses, which is no trouble
+	}
 }

@@ -10,146 +10,147 @@ const QUALITIES = [["Draft", 15], ["Good", 30], ["Best", 50]];
 const RANDOM_SEEDS = 2 ** 32;
 
 export class Settings extends EventTarget {
-  isSeedKept = false;
-  #controls = new Map();
+	isSeedKept = false;
+	#controls = new Map();
 
-  constructor() {
-    super();
-    const changed = () => { this.refresh(); this.dispatchEvent(new Event("change")); };
-    for (const id of ["settings-body", "count"]) $(id).addEventListener("input", changed);
-    $("quality").append(...QUALITIES.map(([name, steps]) => {
-      const button = element("button", { type: "button", textContent: name, title: `${steps} steps` });
-      button.addEventListener("click", () => { this.set("num_inference_steps", steps); changed(); });
-      return button;
-    }));
-    $("keep-seed").addEventListener("click", () => {
-      this.isSeedKept = !this.isSeedKept;
-      if (this.isSeedKept && this.get("seed") === "") this.set("seed", newSeed());
-      changed();
-    });
-    $("reset").addEventListener("click", () => { this.reset(); changed(); });
-  }
+	constructor() {
+		super();
+		const changed = () => { this.refresh(); this.dispatchEvent(new Event("change")); };
+		for (const id of ["settings-body", "count"]) $(id).addEventListener("input", changed);
+		$("quality").append(...QUALITIES.map(([name, steps]) => {
+			const button = element("button", { type: "button", textContent: name, title: `${steps} steps` });
+			button.addEventListener("click", () => { this.set("num_inference_steps", steps); changed(); });
+			return button;
+		}));
+		$("keep-seed").addEventListener("click", () => {
+			this.isSeedKept = !this.isSeedKept;
+			if (this.isSeedKept && this.get("seed") === "") this.set("seed", newSeed());
+			changed();
+		});
+		$("reset").addEventListener("click", () => { this.reset(); changed(); });
+	}
 
-  /** Makes the fields, once. */
-  describe(parameters) {
-    if (this.#controls.size) return;
-    for (const [name, about] of Object.entries(parameters)) {
-      if (LEFT_OUT.includes(name)) continue;
-      const control = name === "prompt" ? $("prompt") : name === "num_images" ? makeCount(about) : makeControl(name, about);
-      if (name === "prompt") control.maxLength = about.max_length ?? 10_000;
-      this.#controls.set(name, { control, about });
-      if (!ELSEWHERE.includes(name)) $(FIRST.includes(name) ? "fields" : "more-fields").append(makeLabel(name, about, control));
-    }
-    this.set("seed", "");
-    this.refresh();
-  }
+	// Makes the fields, once.
+	describe(parameters) {
+		if (this.#controls.size) return;
+		for (const [name, about] of Object.entries(parameters)) {
+			if (LEFT_OUT.includes(name)) continue;
+			const control = name === "prompt" ? $("prompt") : name === "num_images" ? makeCount(about) : makeControl(name, about);
+			if (name === "prompt") control.maxLength = about.max_length ?? 10_000;
+			this.#controls.set(name, { control, about });
+			if (!ELSEWHERE.includes(name)) $(FIRST.includes(name) ? "fields" : "more-fields").append(makeLabel(name, about, control));
+		}
+		this.set("seed", "");
+		this.refresh();
+	}
 
-  get(name) {
-    const control = this.#controls.get(name)?.control;
-    return control === undefined ? "" : control.type === "checkbox" ? String(control.checked) : control.value.trim();
-  }
+	get(name) {
+		const control = this.#controls.get(name)?.control;
+		return control === undefined ? "" : control.type === "checkbox" ? String(control.checked) : control.value.trim();
+	}
 
-  set(name, value) {
-    const control = this.#controls.get(name)?.control;
-    if (!control) return;
-    if (control.type === "checkbox") control.checked = String(value) === "true";
-    else control.value = value;
-  }
+	set(name, value) {
+		const control = this.#controls.get(name)?.control;
+		if (!control) return;
+		if (control.type === "checkbox") control.checked = String(value) === "true";
+		else control.value = value;
+	}
 
-  /** What is sent: all that differs from the service's defaults, and a seed. */
-  values() {
-    if (!this.isSeedKept) this.set("seed", newSeed());
-    const values = { prompt: this.get("prompt"), ...this.changed(), seed: this.get("seed") || newSeed() };
-    this.refresh();
-    return values;
-  }
+	// What is sent: all that differs from the service's defaults, and a seed.
+	values() {
+		if (!this.isSeedKept) this.set("seed", newSeed());
+		const values = { prompt: this.get("prompt"), ...this.changed(), seed: this.get("seed") || newSeed() };
+		this.refresh();
+		return values;
+	}
 
-  /** What differs from the service's own defaults. */
-  changed() {
-    const entries = [...this.#controls].filter(([name]) => name !== "prompt" && name !== "seed").map(([name, { about }]) => [name, this.get(name), about]);
-    return Object.fromEntries(entries.filter(([, value, about]) => value !== "" && value !== String(about.default ?? "")).map(([name, value]) => [name, value]));
-  }
+	// What differs from the service's own defaults.
+	changed() {
+		const entries = [...this.#controls].filter(([name]) => name !== "prompt" && name !== "seed").map(([name, { about }]) => [name, this.get(name), about]);
+		return Object.fromEntries(entries.filter(([, value, about]) => value !== "" && value !== String(about.default ?? "")).map(([name, value]) => [name, value]));
+	}
 
-  /** Sets all as a request had it, and keeps its seed. */
-  apply(values, isSeedKept = true) {
-    this.reset();
-    for (const [name, value] of Object.entries(values)) this.set(name, value);
-    this.isSeedKept = isSeedKept;
-    this.refresh();
-    this.dispatchEvent(new Event("change"));
-  }
+	// Sets all as a request had it, and keeps its seed.
+	apply(values, isSeedKept = true) {
+		this.reset();
+		$("prompt").value = values.prompt ?? ""; // also before the service has described itself
+		for (const [name, value] of Object.entries(values)) this.set(name, value);
+		this.isSeedKept = isSeedKept;
+		this.refresh();
+		this.dispatchEvent(new Event("change"));
+	}
 
-  reset() {
-    for (const [name, { about }] of this.#controls) if (name !== "prompt") this.set(name, name === "seed" ? "" : about.default ?? "");
-    this.isSeedKept = false;
-    this.refresh();
-  }
+	reset() {
+		for (const [name, { about }] of this.#controls) if (name !== "prompt") this.set(name, name === "seed" ? "" : about.default ?? "");
+		this.isSeedKept = false;
+		this.refresh();
+	}
 
-  /** The first field whose value cannot be sent, marked; null if there is none. */
-  invalid() {
-    let first = null;
-    for (const { control } of this.#controls.values()) {
-      const isValid = control.checkValidity();
-      control.classList.toggle("bad", !isValid);
-      control.setAttribute("aria-invalid", String(!isValid));
-      if (!isValid) first ??= control;
-    }
-    return first;
-  }
+	// The first field whose value cannot be sent, marked; null if there is none.
+	invalid() {
+		let first = null;
+		for (const { control } of this.#controls.values()) {
+			const isValid = control.checkValidity();
+			control.classList.toggle("bad", !isValid);
+			control.setAttribute("aria-invalid", String(!isValid));
+			if (!isValid) first ??= control;
+		}
+		return first;
+	}
 
-  refresh() {
-    $("keep-seed").setAttribute("aria-pressed", String(this.isSeedKept));
-    $("seed-text").textContent = this.isSeedKept ? `Seed ${this.get("seed")}` : "New seed";
-    [...$("quality").children].forEach((button, i) => button.setAttribute("aria-pressed", String(Number(this.get("num_inference_steps")) === QUALITIES[i][1])));
-    const seed = this.#controls.get("seed")?.control;
-    if (seed) seed.readOnly = !this.isSeedKept;
-    $("paint").textContent = this.get("prompt") ? "Paint" : "Remove";
-    fitHeight($("prompt"));
-  }
+	refresh() {
+		$("keep-seed").setAttribute("aria-pressed", String(this.isSeedKept));
+		$("seed-text").textContent = this.isSeedKept ? `Seed ${this.get("seed")}` : "New seed";
+		[...$("quality").children].forEach((button, i) => button.setAttribute("aria-pressed", String(Number(this.get("num_inference_steps")) === QUALITIES[i][1])));
+		const seed = this.#controls.get("seed")?.control;
+		if (seed) seed.readOnly = !this.isSeedKept;
+		$("paint").textContent = this.get("prompt") ? "Paint" : "Remove";
+		fitHeight($("prompt"));
+	}
 }
 
 function newSeed() {
-  return String(Math.floor(Math.random() * RANDOM_SEEDS));
+	return String(Math.floor(Math.random() * RANDOM_SEEDS));
 }
 
-/** A text's field grows with it, where the style sheet cannot say so. */
+// A text's field grows with it, where the style sheet cannot say so.
 function fitHeight(area) {
-  if (CSS.supports("field-sizing", "content")) return;
-  area.style.height = "auto";
-  area.style.height = `${area.scrollHeight}px`;
+	if (CSS.supports("field-sizing", "content")) return;
+	area.style.height = "auto";
+	area.style.height = `${area.scrollHeight}px`;
 }
 
 function makeCount({ minimum = 1, maximum = 1 }) {
-  for (let count = minimum; count <= maximum; count++) $("count").append(element("option", { value: count, textContent: count === 1 ? "1 picture" : `${count} pictures` }));
-  return $("count");
+	for (let count = minimum; count <= maximum; count++) $("count").append(element("option", { value: count, textContent: count === 1 ? "1 picture" : `${count} pictures` }));
+	return $("count");
 }
 
 function makeControl(name, about) {
-  if (about.choices) {
-    const control = element("select", { name });
-    control.append(...about.choices.map((value) => element("option", { value, textContent: choice(value) })));
-    control.value = about.default;
-    return control;
-  }
-  if (about.type === "boolean") return element("input", { name, type: "checkbox", checked: about.default });
-  if (about.type === "string" || about.max_length) return element("textarea", { name, rows: 2, maxLength: about.max_length ?? 10_000, value: about.default ?? "" });
-  const control = element("input", {
-    name, type: "number", step: about.type === "integer" ? "1" : "any", value: about.default ?? "", placeholder: name === "seed" ? "new each time" : "by itself",
-    // The largest seed is more than a number of JavaScript's holds; the service checks what goes beyond.
-    min: name === "seed" ? 0 : about.minimum ?? about.above ?? "", max: about.maximum <= Number.MAX_SAFE_INTEGER ? about.maximum : "",
-  });
-  control.required = about.default !== undefined && about.default !== null && name !== "seed";
-  return control;
+	if (about.choices) {
+		const control = element("select", { name });
+		control.append(...about.choices.map((value) => element("option", { value, textContent: choice(value) })));
+		control.value = about.default;
+		return control;
+	}
+	if (about.type === "boolean") return element("input", { name, type: "checkbox", checked: about.default });
+	if (about.type === "string" || about.max_length) return element("textarea", { name, rows: 2, maxLength: about.max_length ?? 10_000, value: about.default ?? "" });
+	const control = element("input", {
+		name, type: "number", step: about.type === "integer" ? "1" : "any", value: about.default ?? "", placeholder: name === "seed" ? "random" : "by itself",
+		// The largest seed is more than a number of JavaScript's holds; the service checks what goes beyond.
+		min: name === "seed" ? 0 : about.minimum ?? about.above ?? "", max: about.maximum <= Number.MAX_SAFE_INTEGER ? about.maximum : "",
+	});
+	control.required = about.default !== undefined && about.default !== null && name !== "seed";
+	return control;
 }
 
 function makeLabel(name, about, control) {
-  const [text, hint] = caption(name, about.description);
-  const words = element("span", { textContent: text }), note = element("small", { textContent: hint, hidden: !hint });
-  note.id = `about-${name}`;
-  control.setAttribute("aria-describedby", note.id);
-  if (control.type === "checkbox") {
-    words.append(note);
-    return element("label", { className: "switch" }, control, words);
-  }
-  return element("label", { className: control.tagName === "TEXTAREA" || control.tagName === "SELECT" ? "wide" : "" }, words, control, note);
+	const [text, hint] = caption(name, about.description);
+	const words = element("span", { textContent: text }), note = element("small", { textContent: hint, hidden: !hint });
+	note.id = `about-${name}`;
+	control.setAttribute("aria-describedby", note.id);
+	if (control.type === "checkbox") {
+		words.append(note);
+		return element("label", { className: "switch" }, control, words);
+	}
+	return element("label", { className: control.matches("textarea, select, [name=seed]") ? "wide" : "" }, words, control, note);
 }

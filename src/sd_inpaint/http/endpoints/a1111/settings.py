@@ -100,14 +100,14 @@ def check_settings(sent: object, model: str, *, field: str = "override_settings"
     if not isinstance(sent, dict):
         raise InvalidParameterError(f"{field} must be an object of settings.", field=field)
     for name, value in sent.items():
+        shown = f"{field}: {name[:60]}"
+        if name not in SETTINGS and name not in DISPLAY and name != MODEL:
+            raise InvalidParameterError(f"{shown} is no setting of this server.", field=field)
         if value is None or name in DISPLAY:
             continue
-        shown = f"{field}: {name[:60]}"
         if name == MODEL:
             if not is_served(str(value), model):
                 raise InvalidParameterError(f"{shown} must be {model!r}, the one model served here.", field=field)
-        elif name not in SETTINGS:
-            raise InvalidParameterError(f"{shown} is no setting of this server.", field=field)
         elif not any(_same(value, served) for served in SETTINGS[name]):
             raise InvalidParameterError(f"{shown} must be {SETTINGS[name][0]!r} here, or left out.", field=field)
 

@@ -1,0 +1,1 @@
+"""A second backend for CPUs: the UNet, converted once and run by OpenVINO."""
