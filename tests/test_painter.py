@@ -341,7 +341,9 @@ def test_progress_tells_steps_and_preview(painter: Painter) -> None:
         left, top, right, bottom = preview.region
         assert left <= 10 < 30 <= right  # the hole is in it
         assert top <= 5 < 25 <= bottom
-        assert (right - left) / (bottom - top) == pytest.approx(preview.pixels.shape[1] / preview.pixels.shape[0], rel=0.01)
+        assert (right - left) / (bottom - top) == pytest.approx(
+            preview.pixels.shape[1] / preview.pixels.shape[0], rel=0.01
+        )
 
     asyncio.run(watch())
     steps = [snapshot.step for snapshot in seen]

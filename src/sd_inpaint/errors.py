@@ -5,6 +5,7 @@
     │   ├── MalformedBodyError            malformed_body
     │   ├── MissingFieldError             missing_field
     │   ├── InvalidParameterError         invalid_parameter
+    │   ├── InvalidLorasError             invalid_loras
     │   ├── InvalidImageError             invalid_image
     │   ├── InvalidMaskError              invalid_mask
     │   ├── SizeMismatchError             size_mismatch
@@ -81,6 +82,12 @@ class InvalidParameterError(CallerError):
     """A field is unknown, was sent twice, or has a value of the wrong type or out of bounds."""
 
     code = "invalid_parameter"
+
+
+class InvalidLorasError(CallerError):
+    """The request asks for LoRAs that this server does not have, or not in this way."""
+
+    code = "invalid_loras"
 
 
 class InvalidImageError(CallerError):

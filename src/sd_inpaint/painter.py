@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from sd_inpaint import __version__
 from sd_inpaint.admission import Admission, AdmittedRequest, ReadPicture
 from sd_inpaint.callers.accounts import Accounts, Usage
 from sd_inpaint.callers.caller import NOBODY
+from sd_inpaint.engine.backend import Backend
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasOutline, CanvasTask
 from sd_inpaint.engine.device_calls import make_backend
 from sd_inpaint.engine.lifecycle import Engine
-from sd_inpaint.engine.loop import Backend, DeviceLoop
+from sd_inpaint.engine.loop import DeviceLoop
 from sd_inpaint.engine.queue import CanvasQueue, Pace
 from sd_inpaint.engine.remote_backend import RemoteBackend
 from sd_inpaint.errors import InpaintError, RequestCancelledError
@@ -27,7 +28,9 @@ from sd_inpaint.imaging import colours, geometry, masks
 from sd_inpaint.imaging.geometry import Canvas
 from sd_inpaint.imaging.preparation import Preparation, Upload, prepare
 from sd_inpaint.imaging.record import weights_digest
+from sd_inpaint.lora_set import check_loras
 from sd_inpaint.picture import Picture
+from sd_inpaint.presets import Presets, apply_preset, choose_presets
 from sd_inpaint.progress import Progress
 from sd_inpaint.schema import (
     SEED_MAX,
@@ -110,6 +113,8 @@ class Painter:
             "status": str(self.engine.state),
             **{name: loaded.get(name) for name in unknown},
             "devices": {"working": self.engine.devices, "lost": self.engine.lost_devices},
+            "loras": self.loras,
+            "speeds": {str(speed): preset.describe() for speed, preset in self.presets.items()},
             "queue": {
                 "jobs": self.engine.waiting_canvases,
                 "seconds": round(self.engine.waiting_seconds, 3),
@@ -122,10 +127,15 @@ class Painter:
                 "max_queue_work": settings.max_queue_work,
                 "deadline_seconds": settings.deadline_seconds,
             },
-            "defaults": {
-                name: field.default for name, field in InpaintParameters.model_fields.items() if not field.is_required()
-            },
+            "defaults": self.defaults,
         }
+
+    @property
+    def defaults(self) -> dict[str, object]:
+        """The default of each parameter that has one; some follow the model."""
+        fields = InpaintParameters.model_fields.items()
+        own = self.presets[InpaintParameters.model_fields["speed"].default].describe()
+        return {name: own.get(name, field.default) for name, field in fields if not field.is_required()}
 
     @property
     def own_scheduler(self) -> SchedulerName:
@@ -134,6 +144,29 @@ class Painter:
         return (
             SchedulerName.DEFAULT if backend is None else SchedulerName(str(backend.info.get("scheduler", "default")))
         )
+
+    @property
+    def loras(self) -> list[dict[str, object]]:
+        """The LoRAs that requests may name, as ``/sd-inpaint/info`` shows them; none before the model is loaded."""
+        backend = self.engine.backend
+        return [] if backend is None else cast("list[dict[str, object]]", backend.info.get("loras", []))
+
+    @property
+    def presets(self) -> Presets:
+        """What each ``speed`` stands for."""
+        return choose_presets(self.own_scheduler, self._settings.lcm_lora)
+
+    def complete(self, parameters: InpaintParameters) -> InpaintParameters:
+        """Returns a request's parameters with what they leave to this server; a second time changes nothing.
+
+        Raises:
+            InvalidLorasError: If they name LoRAs that are not here, or not in a way that is done.
+            InvalidParameterError: If they leave no step to run.
+        """
+        loras = parameters.loras
+        if self.engine.backend is not None:
+            loras = check_loras(loras, [str(lora["name"]) for lora in self.loras])
+        return apply_preset(parameters.model_copy(update={"loras": loras}), self.presets)
 
     def device_memory(self) -> dict[str, int] | None:
         """Returns the devices' memory in bytes, as :meth:`Backend.memory`; None before the model is loaded too."""
@@ -165,7 +198,7 @@ class Painter:
         caller = caller or _nobody()
         loop = self.engine.ready_loop()
         # 1. Choose the seeds, and the canvases where that was not done at the door.
-        parameters = with_seed(request.parameters)
+        parameters = with_seed(self.complete(request.parameters))
         seeds = [(parameters.seed + n) % (SEED_MAX + 1) for n in range(parameters.num_images)]
         if isinstance(request, InpaintRequest):
             with span("plan"):

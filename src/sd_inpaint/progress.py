@@ -105,7 +105,8 @@ class Progress:
     def preview(self) -> Preview | None:
         """Returns the newest small picture of the latents, or None."""
         with self._lock:
-            canvases = self._canvases or [None] * len(self._pictures[0] if self._pictures else ())
+            unknown = [None] * len(self._pictures[0] if self._pictures else ())
+            canvases: Sequence[Canvas | None] = self._canvases or unknown
             # The canvases in the order of the queue: those of one place side by side, a picture each.
             places = zip(canvases, zip(*self._pictures, strict=True), strict=True)
             previews = [

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
 
 from sd_inpaint.errors import InvalidParameterError
+from sd_inpaint.lora_set import parse_loras
 from sd_inpaint.schema import PromptSyntax
 
 WEIGHT_MAX: Final = 2.0
@@ -158,6 +159,7 @@ def _refused_weight(name: str, shown: str) -> InvalidParameterError:
 # --- a1111 ---
 
 _COMMENT = re.compile(r"#[^\n]*")
+_LORA = re.compile(r"<lora:([^>]+)>")
 _EXTRA_NETWORK = re.compile(r"<(\w+):[^>]+>")
 _AND = re.compile(r"\bAND\b")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
@@ -178,12 +180,13 @@ def parse_web_ui(prompt: str, *, name: str = "prompt") -> Segments:
     [[Part(text='a ', weight=1.0), Part(text='red', weight=1.2100000000000002), Part(text=' rose', weight=1.0)]]
 
     Raises:
-        InvalidParameterError: If it has ``AND``, ``<lora:…>`` and its like, prompt editing (``[a:b:0.5]``) or
+        InvalidParameterError: If it has ``AND``, ``<hypernet:…>`` and its like, prompt editing (``[a:b:0.5]``) or
             alternating words (``[a|b]``), or a weight below 0 or beyond ``WEB_UI_WEIGHT_MAX``.
     """
     prompt = _COMMENT.sub("", prompt)
     if found := _EXTRA_NETWORK.search(prompt):
-        raise _unsupported(name, f"<{found[1][:30]}:…>", "extra networks (LoRA, LyCORIS, hypernetworks) are not served")
+        reason = "of extra networks, only LoRAs are served" if found[1] != "lora" else "LoRAs belong in the prompt"
+        raise _unsupported(name, f"<{found[1][:30]}:…>", reason)
     if name != "negative_prompt" and _AND.search(prompt):
         raise _unsupported(name, "AND", "combining several prompts is not done here; write 'and' for the word")
     reader = _WebUiReader(name)
@@ -191,6 +194,33 @@ def parse_web_ui(prompt: str, *, name: str = "prompt") -> Segments:
     while position < len(prompt):
         position = reader.take(prompt, position)
     return reader.end()
+
+
+def take_loras(prompt: str) -> tuple[str, str]:
+    """Separates a prompt of the web UI's from its ``<lora:name:0.8>``.
+
+    Returns:
+        The prompt without them, and the LoRAs as :mod:`sd_inpaint.lora_set` writes them, in their order.
+
+    Raises:
+        InvalidParameterError: If one says more than a name and a weight.
+    """
+    found = [_read_lora(match) for match in _LORA.finditer(_COMMENT.sub("", prompt))]
+    return (_LORA.sub("", prompt).strip() if found else prompt), ",".join(found)
+
+
+def _read_lora(match: re.Match[str]) -> str:
+    name, *weights = match[1].split(":")
+    if len(weights) == 2 and weights[0] == weights[1]:
+        weights.pop()
+    if len(weights) > 1 or any("=" in weight for weight in weights):
+        raise _unsupported("prompt", match[0][:60], "a LoRA has one weight here, as in <lora:name:0.8>")
+    return ":".join([name, *weights])
+
+
+def write_lora_tags(loras: str) -> str:
+    """Returns a set of LoRAs as the web UI has it in a prompt, each behind a blank."""
+    return "".join(f" <lora:{name}:{weight:g}>" for name, weight in parse_loras(loras))
 
 
 def remove_extra_networks(prompt: str) -> str:

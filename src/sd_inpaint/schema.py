@@ -73,6 +73,19 @@ class SchedulerName(StrEnum):
     LCM = "lcm"
 
 
+class Speed(StrEnum):
+    """How much time a picture may take; :mod:`sd_inpaint.presets` has what each stands for on a server."""
+
+    FAST = "fast"
+    """As few steps as give a picture."""
+
+    BALANCED = "balanced"
+    """Steps enough for most pictures."""
+
+    BEST = "best"
+    """The guide's own defaults."""
+
+
 class PromptSyntax(StrEnum):
     """The languages that prompts may be written in."""
 
@@ -134,7 +147,16 @@ class InpaintParameters(BaseModel):
         description="What is read while prompt_weights is true: weights is (word:1.3) only, a1111 the web UI's "
         "(word), [word], (word:1.3), escapes and BREAK.",
     )
+    loras: str = Field(
+        default="",
+        max_length=1000,
+        description="LoRAs and their weights, as name:0.8,other:0.5; /sd-inpaint/info lists the names.",
+    )
     num_images: int = Field(default=1, ge=1, le=4, description="Number of pictures; each one uses the next seed.")
+    speed: Speed = Field(
+        default=Speed.BEST,
+        description="Sets scheduler, steps, guidance and an LCM LoRA where you do not; /sd-inpaint/info has them.",
+    )
     scheduler: SchedulerName = Field(default=SchedulerName.DEFAULT, description="Sampler; default is the model's own.")
     strength: float = Field(
         default=1.0,

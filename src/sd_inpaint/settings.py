@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     allow_pickle: bool = False
     """True allows weights that exist only as pickle files, which can run code."""
 
+    loras: Annotated[tuple[Path, ...], NoDecode] = ()
+    """LoRAs that requests may name, comma-separated: safetensors files, or folders of them."""
+
+    lcm_lora: str | None = None
+    """The name of the LoRA among them that makes the model an LCM, for ``speed=fast``."""
+
     device: str = "auto"
     """``auto`` prefers CUDA, then MPS, then the CPU."""
 
@@ -272,7 +278,7 @@ class Settings(BaseSettings):
             raise PydanticCustomError("root_path", "must be a path that begins with a slash, such as /paint")
         return path
 
-    @field_validator("cors_origins", "api_keys", "allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator("loras", "cors_origins", "api_keys", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):

@@ -145,3 +145,55 @@ def test_batch_holds_one_plan() -> None:
     queue.remove(old)
     assert queue.next_batch(5, plan="new") == [first, new, second]
     assert queue.next_batch(5, plan="old")[0] is first
+
+
+def test_one_callers_jobs_with_the_loras_in_place_go_first() -> None:
+    """Jobs of one caller with two sets of LoRAs in turn take one switch a set, and not one a job."""
+    loop, backend, _ = make_loop()
+    jobs = [make_job(steps=10, loras=("a:1", "b:1")[n % 2]) for n in range(8)]
+    for job in jobs:
+        loop.submit([job])
+    run_until_idle(loop)
+    assert backend.switches == 2
+
+
+def test_short_job_waits_at_most_its_own_length_for_a_long_one_with_other_loras() -> None:
+    """That a long job's LoRAs are in place does not keep a short newcomer waiting for longer than its own length."""
+    for head_start in (0, 20, 50, 89, 95):
+        loop, backend, clock = make_loop()
+        long, short = make_job(steps=100, loras="a:1"), make_job(steps=10, loras="b:1")
+        step_seconds = backend.seconds_per_megapixel_pass * long.task.megapixel_passes_per_step
+        loop.submit([long])
+        for _ in range(head_start):
+            loop.turn()
+        came = clock.now
+        loop.submit([short])
+        while not short.ended:
+            loop.turn()
+        assert clock.now - came <= (10 + 10 + 1) * step_seconds + 1e-9
+        assert backend.switches <= 3
+
+
+def test_stream_with_the_loras_in_place_starves_nobody() -> None:
+    """Jobs that keep coming with the LoRAs in place pass another only while newer ones may rank before it."""
+    loop, backend, clock = make_loop(max_canvases=10_000)
+    other = make_job(steps=10, loras="b:1")
+    length = 10 * backend.seconds_per_megapixel_pass * other.task.megapixel_passes_per_step
+    loop.submit([make_job(steps=10, loras="a:1")])
+    loop.turn()
+    loop.submit([other])
+    while not other.ended:
+        if clock.now < 20 * length:
+            loop.submit([make_job(steps=1, loras="a:1")])
+        loop.turn()
+    # The first of them, those that came within patience × length, and its own.
+    assert clock.now <= (1 + 2.0 + 1) * length * 1.05
+    run_until_idle(loop)
+
+
+def test_batch_holds_one_set_of_loras() -> None:
+    """Jobs with the leader's LoRAs share its call; others wait for one of their own."""
+    queue = make_queue(max_canvases=10)
+    for loras in ("a:1", "", "a:1", "a:0.5", "a:1"):
+        queue.admit([make_job(loras=loras)], now=float(len(queue)))
+    assert [job.loras for job in queue.next_batch(4)] == ["a:1"] * 3

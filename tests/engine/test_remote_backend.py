@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sd_inpaint.engine.loop import DeviceLostError
+from sd_inpaint.engine.backend import DeviceLostError
 from sd_inpaint.engine.remote_backend import RemoteBackend
 from sd_inpaint.errors import ContentFlaggedError, SettingsError
 from sd_inpaint.settings import Settings

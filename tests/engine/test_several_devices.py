@@ -7,9 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from sd_inpaint.engine.backend import DeviceLostError
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasState
 from sd_inpaint.engine.lifecycle import Engine, EngineState
-from sd_inpaint.engine.loop import MAX_LOSSES, DeviceLoop, DeviceLostError
+from sd_inpaint.engine.loop import MAX_LOSSES, DeviceLoop
 from sd_inpaint.engine.queue import CanvasQueue, Pace
 from sd_inpaint.errors import EngineCrashedError, ModelLoadingError, RequestCancelledError
 from sd_inpaint.imaging.geometry import CanvasLimits

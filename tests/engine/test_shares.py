@@ -1,8 +1,9 @@
 """How callers share the device: a simulated device, and callers who flood it."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -26,12 +27,14 @@ class Flooder:
     steps: Iterator[int]
     side: int = 64
     refused: int = 0
+    loras: Iterator[str] = field(default_factory=lambda: itertools.repeat(""))
 
     def flood(self, most: int = 1000) -> None:
         """Submits until the queue refuses."""
         for _ in range(most):
             try:
-                self.loop.submit([make_job(caller=self.name, steps=next(self.steps), side=self.side)])
+                job = make_job(caller=self.name, steps=next(self.steps), side=self.side, loras=next(self.loras))
+                self.loop.submit([job])
             except QueueFullError:
                 self.refused += 1
                 return
@@ -277,3 +280,62 @@ def test_one_caller_s_order_is_that_without_callers(jobs: list[tuple[int, int, i
         run_until_idle(loop)
         served.append([[task.seed for task in batch] for batch in backend.batches])
     assert served[0] == served[1]
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    theirs=st.lists(st.integers(1, 150), min_size=1, max_size=5),
+    own=st.lists(st.integers(1, 150), min_size=1, max_size=3),
+    pauses=st.lists(st.integers(0, 60), min_size=3, max_size=3),
+    sets=st.lists(st.sampled_from(["", "a:1", "b:1"]), min_size=1, max_size=4),
+    own_set=st.sampled_from(["", "a:1"]),
+)
+def test_bound_on_waiting_holds_whatever_loras_are_in_place(
+    theirs: list[int], own: list[int], pauses: list[int], sets: list[str], own_set: str
+) -> None:
+    """Beside one who floods with LoRAs of any kind, each request of another ends within twice its idle time and a step.
+
+    Jobs with the LoRAs in place go first only while that leaves the others their time.
+    """
+    loop, _, clock = make_loop(max_canvases=8)
+    flooder = Flooder(loop, "flooder", endless(theirs), loras=itertools.cycle(sets))
+    for steps, pause in zip(own, pauses, strict=False):
+        for _ in range(pause):
+            flooder.flood()
+            loop.turn()
+        flooder.flood()
+        took = response_seconds(loop, clock, make_job(caller="victim", steps=steps, loras=own_set), [flooder])
+        assert took <= (2 * steps + 1) * STEP_SECONDS + 1e-6
+
+
+@pytest.mark.parametrize("flooders", [2, 3, 4])
+@pytest.mark.parametrize("steps", [1, 10, 60])
+def test_share_holds_beside_many_with_other_loras(flooders: int, steps: int) -> None:
+    """Beside n who flood, each with a set of LoRAs, a request ends within about n + 1 times its idle time."""
+    loop, _, clock = make_loop(max_canvases=8)
+    others = [
+        Flooder(loop, f"flooder {n}", endless([7, 150]), loras=itertools.repeat(f"{'abc'[n % 3]}:1"))
+        for n in range(flooders)
+    ]
+    for other in others:
+        other.flood(1)
+    for _ in range(50):
+        for other in others:
+            other.flood()
+        loop.turn()
+    for _ in range(3):
+        took = response_seconds(loop, clock, make_job(caller="victim", steps=steps), others)
+        # What was left to a job when another passed it does not count those who come later.
+        assert took <= 1.05 * ((flooders + 1) * steps + flooders + 1) * STEP_SECONDS
+
+
+def test_loras_in_place_save_switches_between_callers() -> None:
+    """Of many callers with two sets of LoRAs in turn, those with the set in place go first: fewer switches, no less."""
+    sets = itertools.cycle(["a:1", "b:1"])
+    loop, backend, _ = make_loop(max_canvases=100)
+    jobs = [make_job(caller=f"caller {n}", steps=10, loras=next(sets)) for n in range(12)]
+    for job in jobs:
+        loop.submit([job])
+    run_until_idle(loop)
+    assert all(job.future.done() for job in jobs)
+    assert backend.switches <= 6  # of 12 in the order of arrival

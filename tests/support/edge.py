@@ -18,8 +18,11 @@ from sd_inpaint.http.bento.docs import errors_of
 from sd_inpaint.http.service import declare
 from sd_inpaint.http.wire.operations import Operation
 from sd_inpaint.imaging.preparation import Preparation, Upload
+from sd_inpaint.lora_set import check_loras
+from sd_inpaint.painter import Painter
 from sd_inpaint.picture import Picture
-from sd_inpaint.schema import InpaintRequest, InpaintResult, SchedulerName, Variation
+from sd_inpaint.presets import Presets, apply_preset, choose_presets
+from sd_inpaint.schema import InpaintParameters, InpaintRequest, InpaintResult, SchedulerName, Variation
 from sd_inpaint.settings import Settings
 from sd_inpaint.work.picture_work import PictureWork
 from tests.support.pictures import hole, photo, written
@@ -170,6 +173,21 @@ class FakePainter:
         """Has all the room there is."""
 
     own_scheduler = SchedulerName.DDIM
+    loras: list[dict[str, object]] = []  # noqa: RUF012  # a test gives its own
+    lcm_lora: str | None = None
+
+    @property
+    def presets(self) -> Presets:
+        """As the real one."""
+        return choose_presets(self.own_scheduler, self.lcm_lora)
+
+    defaults = Painter.defaults
+
+    def complete(self, parameters: InpaintParameters) -> InpaintParameters:
+        """As the real one, once its model is loaded."""
+        known = [str(lora["name"]) for lora in self.loras]
+        loras = check_loras(parameters.loras, known)
+        return apply_preset(parameters.model_copy(update={"loras": loras}), self.presets)
 
     def device_memory(self) -> None:
         """Gives none: there is no device."""

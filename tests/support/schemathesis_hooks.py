@@ -24,7 +24,7 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 
 FORMS = ("inpaint", "post_job", "edit_image")
 
-FREE_TEXTS = ("prompt", "negative_prompt", "model", "user", "safety_identifier", "size")
+FREE_TEXTS = ("prompt", "negative_prompt", "loras", "model", "user", "safety_identifier", "size")
 
 LOSSY = ("webp", "jpeg", "avif")
 
@@ -100,14 +100,15 @@ def _match_quality(sent: Any) -> None:
 
 
 def _match_prompts(sent: dict[str, Any]) -> None:
-    """A prompt has no half brackets."""
+    """A prompt has no half brackets, and no LoRA is named where there is none."""
+    sent.pop("loras", None)
     for name in ("prompt", "negative_prompt"):
         if isinstance(sent.get(name), str):
             sent[name] = SYNTAX.sub("", sent[name])
 
 
 def _leave_a_step(sent: dict[str, Any], strength: str, steps: str, default: float = 1.0) -> None:
-    if sent.get(strength, default) * sent.get(steps, 50) < 1:
+    if sent.get(strength, default) * sent.get(steps, 12 if "speed" in sent else 50) < 1:
         sent.pop(strength, None)
         sent.pop(steps, None)
 

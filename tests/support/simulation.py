@@ -1,5 +1,6 @@
 """A device that computes nothing, on a clock that a test winds: the loop's own behaviour, without torch."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,12 @@ class FakeBackend(SimulatedBackend):
     batches: list[list[CanvasTask]] = field(default_factory=list)
     released: int = 0
 
+    @property
+    def switches(self) -> int:
+        """How often the LoRAs in place were others than in the call before."""
+        sets = ["", *(batch[0].parameters.loras for batch in self.batches)]
+        return sum(before != after for before, after in itertools.pairwise(sets))
+
     def begin(self, task: CanvasTask, *, low_memory: bool) -> FakeDiffusion:
         """Starts a job."""
         self.fault("begin", task, low_memory)
@@ -34,6 +41,7 @@ class FakeBackend(SimulatedBackend):
         """One turn of the device: time passes with the work of all."""
         assert not self.in_use, "two turns at once"
         assert len({diffusion.task.size for diffusion in batch}) == 1, "canvases of different sizes in one batch"
+        assert len({diffusion.task.parameters.loras for diffusion in batch}) == 1, "two sets of LoRAs in one batch"
         assert len(batch) <= self.max_batch
         self.in_use = True
         try:
@@ -61,9 +69,11 @@ class FakeBackend(SimulatedBackend):
         self.released += 1
 
 
-def make_task(*, steps: int = 4, side: int = 64, seed: int = 0, guidance_scale: float = 1.0) -> CanvasTask:
+def make_task(
+    *, steps: int = 4, side: int = 64, seed: int = 0, guidance_scale: float = 1.0, loras: str = ""
+) -> CanvasTask:
     """Makes a task with a square canvas."""
-    parameters = InpaintParameters(prompt="", num_inference_steps=steps, guidance_scale=guidance_scale)
+    parameters = InpaintParameters(prompt="", num_inference_steps=steps, guidance_scale=guidance_scale, loras=loras)
     return CanvasTask(np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8), parameters, seed)
 
 

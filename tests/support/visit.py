@@ -1,6 +1,7 @@
 """Somebody who visits the page, in a headless Chromium."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,20 @@ PHOTO = ROOT / "docs" / "photo.jpg"
 MILLISECONDS = 60_000
 """That a step may take: a painting, on a busy machine."""
 
-PHONE: dict[str, object] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-DESKTOP: dict[str, object] = {"viewport": {"width": 1280, "height": 800}}
+STILL: dict[str, object] = {"reduced_motion": "reduce"}
+"""So that nothing has to come to rest first."""
+
+PHONE: dict[str, object] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, **STILL}
+DESKTOP: dict[str, object] = {"viewport": {"width": 1280, "height": 800}, **STILL}
 
 URLS_HELD = """
 window.held = new Set();
 const { createObjectURL, revokeObjectURL } = URL;
-URL.createObjectURL = (file) => { const address = createObjectURL.call(URL, file); window.held.add(address); return address; };
+URL.createObjectURL = (file) => {
+  const address = createObjectURL.call(URL, file);
+  window.held.add(address);
+  return address;
+};
 URL.revokeObjectURL = (address) => { window.held.delete(address); revokeObjectURL.call(URL, address); };
 """
 """Counts the files that a page keeps in memory by an address."""
@@ -32,7 +40,8 @@ FORMS_SENT = """
 window.sent = [];
 const { send } = XMLHttpRequest.prototype;
 XMLHttpRequest.prototype.send = function (form) {
-  if (form) window.sent.push(Object.fromEntries([...form].map(([name, value]) => [name, value instanceof File ? value.name : value])));
+  const fields = [...(form ?? [])].map(([name, value]) => [name, value instanceof File ? value.name : value]);
+  if (form) window.sent.push(Object.fromEntries(fields));
   send.call(this, form);
 };
 """
@@ -91,10 +100,14 @@ class Visit:
           const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
           let left = width, top = height, right = 0, bottom = 0;
           for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) if (data[(y * width + x) * 4 + 3] > 127) {
-            if (x < left) left = x; if (x >= right) right = x + 1; if (y < top) top = y; if (y >= bottom) bottom = y + 1;
+            if (x < left) left = x;
+            if (x >= right) right = x + 1;
+            if (y < top) top = y;
+            if (y >= bottom) bottom = y + 1;
           }
           const shown = canvas.getBoundingClientRect(), ratio = width / shown.width;
-          return { x: shown.x + left / ratio, y: shown.y + top / ratio, width: (right - left) / ratio, height: (bottom - top) / ratio };
+          return { x: shown.x + left / ratio, y: shown.y + top / ratio,
+            width: (right - left) / ratio, height: (bottom - top) / ratio };
         }"""
             )
         )
@@ -142,7 +155,7 @@ class Visit:
     def wait_for_result(self) -> None:
         """Waits until a result is on the stage, and has come to rest."""
         self.page.wait_for_selector("#outcome:not([hidden])")
-        self.page.wait_for_function("() => document.getElementById('divider').getAttribute('aria-valuenow') === '0'")
+        self.page.wait_for_selector("#divider[aria-valuenow='0']")
 
     def download(self, label: str = "png") -> tuple[str, bytes]:
         """The name and the bytes of what is downloaded."""
@@ -164,6 +177,13 @@ class Visit:
         assert download.value.suggested_filename.endswith("-mask.png")
         with Image.open(io.BytesIO(Path(download.value.path()).read_bytes())) as image:
             return np.asarray(image.convert("L"))
+
+
+def refuse(code: str, status: int, retry_after: str | None = None, **facts: object) -> dict[str, Any]:
+    """What the service answers where it refuses, for a route of Playwright's."""
+    headers = {"Retry-After": retry_after} if retry_after else {}
+    body = json.dumps({"error": "HTTP's words: 'X-API-Key', sigma, 2000 megapixel-steps", "code": code, **facts})
+    return {"status": status, "headers": headers, "content_type": "application/json", "body": body}
 
 
 @pytest.fixture

@@ -28,14 +28,8 @@ STEPS = 20
 @pytest.fixture(scope="module")
 def references() -> Iterator[None]:
     """Objects are drawn from golden/demo_objects.png in place of the emoji font."""
-    row, side = Image.open(evaluate.REFERENCES), evaluate.REFERENCE_SIZE
-    emoji = {item.label: item.emoji for item in OBJECTS}
-    glyphs = {}
-    for i, label in enumerate(evaluate.TEST_LABELS):
-        cell = row.crop((i * side, 0, (i + 1) * side, side))
-        glyphs[emoji[label]] = cell.crop(cell.getchannel("A").getbbox()).convert("RGBa")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "glyph", glyphs.__getitem__)
+        patch.setattr(data, "glyph", evaluate.reference_glyphs().__getitem__)
         yield
 
 

@@ -45,7 +45,7 @@ class SimulatedBackend:
     Attributes:
         clock: Is moved on by each call.
         busy_seconds: Time the device has worked in all.
-        plan: As :class:`~sd_inpaint.engine.loop.Backend` has it.
+        plan: As :class:`~sd_inpaint.engine.backend.Backend` has it.
     """
 
     clock: Clock

@@ -65,13 +65,17 @@ class Sampling:
     guidance_scale: float = 7.5
     scheduler: SchedulerName = SchedulerName.DEFAULT
     color_match: bool = False
+    loras: str = ""
 
 
 class Service:
     """The service's engine with one model loaded; a context manager. One thread at a time."""
 
-    def __init__(self, model: str, threads: int, max_batch: int) -> None:
-        self._painter = Painter(Settings(model=model, device="cpu", threads=threads, max_batch=max_batch, offline=True))
+    def __init__(self, model: str, threads: int, max_batch: int, loras: Sequence[pathlib.Path] = ()) -> None:
+        settings = Settings(
+            model=model, device="cpu", threads=threads, max_batch=max_batch, offline=True, loras=tuple(loras)
+        )
+        self._painter = Painter(settings)
 
     def __enter__(self) -> Service:
         self._painter.start()
@@ -97,6 +101,7 @@ class Service:
                 guidance_scale=sampling.guidance_scale,
                 scheduler=sampling.scheduler,
                 color_match=sampling.color_match,
+                loras=sampling.loras,
             )
             mask = request.hole.astype(np.uint8) * 255
             async with gate:
@@ -286,6 +291,17 @@ def sheet(service: Service, sampling: Sampling, args: argparse.Namespace) -> Non
     args.sheet.parent.mkdir(parents=True, exist_ok=True)
     page.save(args.sheet, optimize=True)
     print(f"sheet: {args.sheet.name}, {page.width}x{page.height}")
+
+
+def reference_glyphs() -> dict[str, Image.Image]:
+    """Returns what :func:`references` drew: glyphs by their emoji, as ``data.glyph`` gives them."""
+    row, side = Image.open(REFERENCES), REFERENCE_SIZE
+    emoji = {item.label: item.emoji for item in OBJECTS}
+    glyphs = {}
+    for i, label in enumerate(TEST_LABELS):
+        cell = row.crop((i * side, 0, (i + 1) * side, side))
+        glyphs[emoji[label]] = cell.crop(cell.getchannel("A").getbbox()).convert("RGBa")
+    return glyphs
 
 
 def references(*_: object) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from tools import ROOT
 
 FOLDER = ROOT / "docs" / "page"
-DEVICES: dict[str, dict[str, object]] = {
+DEVICES: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1280, "height": 800}},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
     "phone": {
@@ -57,11 +57,15 @@ def take_all(page: Any, folder: Path, device: str) -> None:
     page.click("#samples button >> nth=1")
     page.wait_for_selector("#paint:not([disabled])")
     _take(page, folder, f"mask-{device}")
+    # Enough of them to be seen at work.
+    page.click("#settings-toggle")
+    page.fill("[name=num_inference_steps]", "100")
+    page.click("#settings-close")
     page.click("#paint")
     page.wait_for_selector("#region:not([hidden])")
-    page.locator("#step").filter(has_text="Step 2").wait_for()
     _take(page, folder, f"painting-{device}")
     page.wait_for_selector("#outcome:not([hidden])")
+    page.wait_for_timeout(1500)
     page.focus("#divider")
     page.keyboard.press("Home")
     for _ in range(9):

@@ -17,6 +17,7 @@ from sd_inpaint.schema import (
     Region,
     SchedulerName,
     SoftMask,
+    Speed,
 )
 
 
@@ -29,7 +30,9 @@ class Options(TypedDict, total=False):
     seed: int
     prompt_weights: bool
     prompt_syntax: PromptSyntax | Literal["weights", "a1111"]
+    loras: str
     num_images: int
+    speed: Speed | Literal["fast", "balanced", "best"]
     scheduler: (
         SchedulerName
         | Literal[

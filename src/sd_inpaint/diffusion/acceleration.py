@@ -7,13 +7,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-import torch
-
-from sd_inpaint.diffusion.compiled import CompiledRunner
+from sd_inpaint.diffusion.compiled import Compile, CompiledRunner, compile_block, compile_whole
 from sd_inpaint.diffusion.devices import SET, Device
 from sd_inpaint.diffusion.graphs import CudaRecorder, GraphRunner, Recorder
 from sd_inpaint.diffusion.model import TorchModel
@@ -37,7 +34,7 @@ class Acceleration:
         settings: The operator's.
         device: The model's.
         recorder: What records graphs; None takes the device's own, where it has any.
-        compile_block: As :class:`CompiledRunner` takes it; None takes torch's default compiler.
+        for_blocks: As :class:`CompiledRunner` takes it.
         find_obstacle: Says what keeps torch from compiling for a kind of device; None where nothing does.
 
     Attributes:
@@ -50,7 +47,7 @@ class Acceleration:
         device: Device,
         *,
         recorder: Recorder | None = None,
-        compile_block: Callable[[torch.nn.Module], None] | None = None,
+        for_blocks: Compile = compile_block,
         find_obstacle: Callable[[str], str | None] | None = None,
     ) -> None:
         self._settings = settings
@@ -59,7 +56,7 @@ class Acceleration:
         self._has_graphs = settings.cuda_graphs and (is_cuda or recorder is not None)
         self._recorder = recorder
         self._in_use = threading.Lock()
-        self._compile_block = compile_block or partial(torch.nn.Module.compile, dynamic=True)
+        self._for_blocks = for_blocks
         self._mode = settings.compile if settings.compile != "auto" else "regional" if is_cuda else "off"
         self._obstacle = None if self._mode == "off" else (find_obstacle or compiler_obstacle)(device.kind)
         self.graph_bytes = int(device.free_bytes() * GRAPH_SHARE) if self._has_graphs else 0
@@ -111,13 +108,15 @@ class Acceleration:
         if not self._has_graphs:
             return runner
         recorder = self._recorder or CudaRecorder(self._device.torch_device)
-        return GraphRunner(runner, recorder, self.graph_bytes, in_use=self._in_use)
+        # The reference's graphs and those of what is compiled.
+        runners = 1 if self._mode == "off" or self._obstacle else 2
+        return GraphRunner(runner, recorder, self.graph_bytes // runners, in_use=self._in_use)
 
     def _compile(self, model: TorchModel, shapes: Sequence[Shape]) -> None:
         started = time.monotonic()
-        whole = partial(torch.nn.Module.compile, dynamic=False) if self._mode == "full" else None
+        whole = compile_whole if self._mode == "full" else None
         try:
-            compiled = CompiledRunner(model.unet, model.vae, self._compile_block, whole)
+            compiled = CompiledRunner(model.unet, model.vae, self._for_blocks, whole)
             with self._device.side_stream():
                 with self._in_use:
                     compiled.prepare(shapes[0])

@@ -13,8 +13,22 @@ from sd_inpaint.diffusion.runner import EagerRunner, Shape
 REPEATED: Final = (BasicTransformerBlock, ResnetBlock2D)
 """The blocks that make up nearly all of a network: compiled once, they serve wherever they stand."""
 
+RECOMPILE_LIMIT: Final = 128
+"""Forms of one kind of block that are compiled: its widths, times one row or more. torch's own limit is 8, beyond which
+it would run the rest as it is, without a word to anybody who does not read its log."""
+
 Compile = Callable[[torch.nn.Module], None]
 """Has a module compile itself at its first calls."""
+
+
+def compile_block(block: torch.nn.Module) -> None:
+    """Has a repeated block compile itself by torch's own compiler, for all sizes at once."""
+    block.compile(dynamic=True, recompile_limit=RECOMPILE_LIMIT)
+
+
+def compile_whole(network: torch.nn.Module) -> None:
+    """Has a whole network compile itself, for each size alone."""
+    network.compile(dynamic=False, recompile_limit=RECOMPILE_LIMIT)
 
 
 class CompiledRunner(EagerRunner):
@@ -26,21 +40,21 @@ class CompiledRunner(EagerRunner):
     Args:
         unet: Of the model.
         vae: Of the model; only its decoder is compiled.
-        compile_block: For each repeated block.
-        compile_whole: For the UNet as one, in place of its blocks; None leaves that.
+        for_blocks: For each repeated block.
+        for_whole: For the UNet as one, in place of its blocks; None leaves that.
     """
 
-    def __init__(self, unet: Any, vae: Any, compile_block: Compile, compile_whole: Compile | None = None) -> None:
+    def __init__(self, unet: Any, vae: Any, for_blocks: Compile, for_whole: Compile | None = None) -> None:
         unet, vae = _sharing_copy(unet), _sharing_copy(vae)
         super().__init__(unet, vae)
-        self.plan = f"{'compiled' if compile_whole is None else 'static'}-{self.plan.removeprefix('torch-')}"
+        self.plan = f"{'compiled' if for_whole is None else 'static'}-{self.plan.removeprefix('torch-')}"
         # A whole that was compiled for two rows would be compiled again for four.
-        self._max_rows = None if compile_whole is None else 2
+        self._max_rows = None if for_whole is None else 2
         self._prepared: frozenset[Shape] = frozenset()
-        if compile_whole is not None:
-            compile_whole(unet)
-        for block in (*_repeated(vae.decoder), *(_repeated(unet) if compile_whole is None else ())):
-            compile_block(block)
+        if for_whole is not None:
+            for_whole(unet)
+        for block in (*repeated(vae.decoder), *(repeated(unet) if for_whole is None else ())):
+            for_blocks(block)
 
     def takes(self, shape: Shape) -> bool:
         """See :meth:`Runner.takes`: the shapes that were prepared."""
@@ -76,5 +90,6 @@ def _sharing_copy(module: torch.nn.Module) -> Any:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
 
 
-def _repeated(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+def repeated(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Gives the blocks of a network that are compiled."""
     return (part for part in module.modules() if isinstance(part, REPEATED))

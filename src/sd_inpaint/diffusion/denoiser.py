@@ -145,9 +145,11 @@ class Denoiser:
 
         Raises:
             OutOfMemoryError: If the device has too little memory.
+            InvalidLorasError: If it asks for a LoRA that is not there.
         """
         with translated_out_of_memory(), torch.inference_mode():
             parameters = task.parameters
+            self._model.put_loras(parameters.loras)
             # 1. Embed the prompts; without guidance the negative one is not used.
             prompts = [parameters.prompt]
             if parameters.guidance_scale > 1.0:
@@ -194,7 +196,9 @@ class Denoiser:
                 hole=cell_hole[None, None].float(),
                 masked_latents=masked_latents,
                 generator=generator,
-                runner=self._model.runner_for(Shape(cell_hole.shape[0], cell_hole.shape[1], embeddings.shape[1])),
+                runner=self._model.runner_for(
+                    Shape(cell_hole.shape[0], cell_hole.shape[1], embeddings.shape[1]), parameters.loras
+                ),
                 known=known if soft else None,
             )
 
@@ -207,11 +211,12 @@ class Denoiser:
         Raises:
             OutOfMemoryError: If the device has too little memory.
         """
-        groups: dict[tuple[str, int], list[Diffusion]] = {}
+        groups: dict[tuple[str, str, int], list[Diffusion]] = {}
         for diffusion in batch:
             # A prompt of several chunks cannot share a call with a shorter one without changing what that attends to;
             # and the runner may have changed between two that began in this turn.
-            groups.setdefault((diffusion.plan, diffusion.embeddings.shape[1]), []).append(diffusion)
+            key = (diffusion.plan, diffusion.task.parameters.loras, diffusion.embeddings.shape[1])
+            groups.setdefault(key, []).append(diffusion)
         if len(groups) > 1:
             parts = {
                 diffusion: part
@@ -230,6 +235,7 @@ class Denoiser:
 
     def _predict_together(self, batch: Sequence[Diffusion], *, low_memory: bool) -> list[torch.Tensor]:
         with translated_out_of_memory(), torch.inference_mode():
+            self._model.put_loras(batch[0].task.parameters.loras)
             # 6. Scale the latents as each scheduler wants them; guidance takes two rows, negative prompt first.
             rows = [2 if diffusion.guided else 1 for diffusion in batch]
             timesteps = [diffusion.timesteps[diffusion.step] for diffusion in batch]

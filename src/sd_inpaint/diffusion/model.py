@@ -9,6 +9,7 @@ import torch
 from diffusers import AsymmetricAutoencoderKL
 
 from sd_inpaint.diffusion.devices import Device
+from sd_inpaint.diffusion.lora_switch import NO_LORAS, LoraSwitch
 from sd_inpaint.diffusion.prompts import PromptEncoder, equalise
 from sd_inpaint.diffusion.runner import EagerRunner, Runner, Shape
 from sd_inpaint.schema import PromptSyntax
@@ -48,8 +49,15 @@ class InpaintModel(Protocol):
     def use(self, runner: Runner) -> None:
         """Has canvases that begin from now on run by this one, where it takes their shape. Any thread may call it."""
 
-    def runner_for(self, shape: Shape) -> Runner:
-        """Returns the runner for a canvas that begins now: the fastest that takes its shape."""
+    def runner_for(self, shape: Shape, loras: str = "") -> Runner:
+        """Returns the runner for a canvas that begins now: the fastest that takes its shape and LoRAs."""
+
+    def put_loras(self, loras: str) -> None:
+        """Makes the weights those of a set of LoRAs, from now on; ``""`` is the model as it came.
+
+        Raises:
+            InvalidLorasError: If one is not there.
+        """
 
     def embed(self, prompts: Sequence[str], syntax: PromptSyntax | None = None) -> torch.Tensor:
         """Returns (B, L, D) text embeddings; with a syntax, brackets are read and text of any length is taken."""
@@ -106,6 +114,7 @@ class TorchModel:
         unet: The UNet; its weights may change, their addresses don't.
         vae: The autoencoder, likewise.
         tokens: Length of a short prompt's embeddings.
+        loras: What :meth:`put_loras` puts.
     """
 
     def __init__(
@@ -116,6 +125,7 @@ class TorchModel:
         tokenizer: Any,
         scheduler: Any,
         device: Device,
+        loras: LoraSwitch | None = None,
         load_unet: Callable[[], Any] | None = None,
     ) -> None:
         self.device = device.torch_device
@@ -124,6 +134,8 @@ class TorchModel:
         self.latent_channels = int(vae.config.latent_channels)
         self.scheduler = scheduler
         self._prompts = PromptEncoder(tokenizer, text_encoder)
+        self.loras = loras or LoraSwitch({}, [])
+        self._text_set = NO_LORAS
         self.tokens = self._prompts.length
         self._scaling_factor = float(vae.config.scaling_factor)
         self.fits_to_kept = isinstance(vae, AsymmetricAutoencoderKL)
@@ -145,15 +157,26 @@ class TorchModel:
         """Has a runner with weights of its own run every canvas that begins from now on. Any thread may call it.
 
         The UNet's weights are gone with the last canvas of another runner, and are loaded again where this one fails.
+        They stay where there are LoRAs, whose canvases this runner does not run.
         """
+        if self.loras.adapters:
+            self.use(runner)
+            return
         self._runners = (runner,)
         self.unet = without_weights(type(self.unet), self.unet.config)
 
     def use_reference(self) -> None:
         """Has torch run the UNet again, and loads its weights for that."""
         if self._load_unet is not None:
-            self.unet = self._load_unet()
+            if not self.loras.adapters:
+                self.unet = self._load_unet()
             self._runners = (EagerRunner(self.unet, self.vae),)
+
+    def make_reference(self) -> Runner:
+        """Returns torch's runner over the weights as they came: over a copy where LoRAs may be in the model's own."""
+        if not self.loras.adapters or self._load_unet is None:
+            return self.runner
+        return EagerRunner(self._load_unet(), self.vae)
 
     @torch.inference_mode()
     def rehearse(self, shape: Shape) -> None:
@@ -169,15 +192,21 @@ class TorchModel:
         for runner in self._runners:
             runner.release_memory()
 
-    def runner_for(self, shape: Shape) -> Runner:
+    def runner_for(self, shape: Shape, loras: str = NO_LORAS) -> Runner:
         """See :meth:`InpaintModel.runner_for`."""
-        return next(runner for runner in self._runners if runner.takes(shape))
+        fit = (runner for runner in self._runners if loras == NO_LORAS or runner.follows_weights)
+        return next(runner for runner in fit if runner.takes(shape))
+
+    def put_loras(self, loras: str) -> None:
+        """See :meth:`InpaintModel.put_loras`."""
+        self.loras.put(loras)
+        self._text_set = self.loras.text_set(loras)
 
     @torch.inference_mode()
     def embed(self, prompts: Sequence[str], syntax: PromptSyntax | None = None) -> torch.Tensor:
         """See :meth:`InpaintModel.embed`."""
-        embeddings = [self._prompts.encode(prompt, syntax) for prompt in prompts]
-        return equalise(embeddings, self._prompts.encode(""))
+        embeddings = [self._prompts.encode(prompt, syntax, self._text_set) for prompt in prompts]
+        return equalise(embeddings, self._prompts.encode("", None, self._text_set))
 
     @torch.inference_mode()
     def encode(self, pictures: torch.Tensor, *, low_memory: bool = False) -> tuple[torch.Tensor, torch.Tensor]:

@@ -33,13 +33,14 @@ class PromptEncoder:
         self.length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         self.encode = lru_cache(maxsize=CACHED_PROMPTS)(self._encode)
 
-    def _encode(self, prompt: str, syntax: PromptSyntax | None = None) -> torch.Tensor:
+    def _encode(self, prompt: str, syntax: PromptSyntax | None = None, loras: str = "") -> torch.Tensor:
         """Embeds one prompt.
 
         Args:
             prompt: Any text.
             syntax: How its brackets are read, and that it goes on in further chunks where it is longer than the
                 encoder's length; None takes the text as it is and cuts it there, as diffusers does.
+            loras: What is in the text encoder's weights now: part of the cache's key.
 
         Returns:
             (1, L × chunks, D) in the text encoder's dtype, on its device; L is 77 for CLIP.
@@ -47,6 +48,7 @@ class PromptEncoder:
         Raises:
             InvalidParameterError: If the text has more than ``MAX_CHUNKS`` chunks, or is wrong in its language.
         """
+        del loras
         room = self.length - 2  # each chunk has a start and an end token
         if syntax is None:
             tokens, weights = self._tokenize([Part(prompt, 1.0)])

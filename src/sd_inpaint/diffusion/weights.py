@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from sd_inpaint.diffusion.acceleration import Acceleration
+from sd_inpaint.diffusion.adapters import load_adapter
 from sd_inpaint.diffusion.denoiser import Denoiser
 from sd_inpaint.diffusion.devices import (
     Device,
@@ -28,13 +29,15 @@ from sd_inpaint.diffusion.devices import (
 )
 from sd_inpaint.diffusion.direct_loading import load_directly
 from sd_inpaint.diffusion.first_load import check_first_load, remember_first_load
+from sd_inpaint.diffusion.lora_files import LoraFile, find_loras
+from sd_inpaint.diffusion.lora_switch import LoraSwitch
 from sd_inpaint.diffusion.model import TorchModel, without_weights
 from sd_inpaint.diffusion.number_format import probe_of
 from sd_inpaint.diffusion.openvino.backend import OpenVinoBackend
 from sd_inpaint.diffusion.safety import SafetyChecker
 from sd_inpaint.diffusion.schedulers import name_of
 from sd_inpaint.diffusion.sources import AUTOENCODERS, Source, Verification, first_line, locate, verify
-from sd_inpaint.errors import WeightsError
+from sd_inpaint.errors import SettingsError, WeightsError
 from sd_inpaint.settings import Settings
 
 logger = logging.getLogger("bentoml.sd_inpaint.weights")
@@ -48,15 +51,21 @@ def load(settings: Settings, verification: Verification | None = None) -> Denois
         verification: Of the model, begun before; None verifies it here.
 
     Raises:
-        WeightsError: If the weights are missing and cannot be downloaded, are pickles, or are not an inpainting model.
-        SettingsError: If the requested device or number format is not available.
+        WeightsError: If the weights are missing and cannot be downloaded, are pickles, or are not an inpainting model;
+            or a LoRA is not one for this model.
+        SettingsError: If the requested device or number format is not available, or there is no LoRA of the name set.
     """
-    find_torch_device(settings.device)  # a wrong name is found before a download
+    # What an operator got wrong is found before a download.
+    find_torch_device(settings.device)
+    lora_files = find_loras(settings.loras)
+    if settings.lcm_lora not in (None, *(file.name for file in lora_files)):
+        raise SettingsError(f"SD_INPAINT_LCM_LORA={settings.lcm_lora}, but SD_INPAINT_LORAS has no LoRA of this name.")
     source = verify(locate(settings)) if verification is None else verification.result()
     check_first_load(source, settings)
     device = choose_device(settings, probe := probe_of(source.folder / "unet"))
     backend = OpenVinoBackend(source, device, settings, probe)
-    model = _load_model(source, device, allow_pickle=settings.allow_pickle, with_unet=not backend.is_ready)
+    with_unet = not backend.is_ready or bool(lora_files)  # LoRAs are put into torch's weights
+    model = _load_model(source, device, lora_files, allow_pickle=settings.allow_pickle, with_unet=with_unet)
     safety_checker = _load_safety_checker(source, device, settings)
     remember_first_load(source, settings)
     acceleration = Acceleration(settings, device)
@@ -68,9 +77,15 @@ def load(settings: Settings, verification: Verification | None = None) -> Denois
     native_pixels = (model.sample_size * model.stride) ** 2
     max_batch = choose_max_batch(settings.max_batch, device, native_pixels, reserved_bytes=reserved)
     choices = device.plan | acceleration.choices | backend.plan
+    if lora_files:
+        choices |= {"loras": {"value": "torch", "reason": "they are put into its weights; OpenVINO has its own"}}
     info: dict[str, object] = {
         "revision": source.revision,
         "files": source.files,
+        "loras": [
+            {"name": name, "sha256": adapter.file.sha256, "changes": adapter.components, "layers": len(adapter.layers)}
+            for name, adapter in model.loras.adapters.items()
+        ],
         "device": device.name,
         "dtype": dtype_name(device.dtype),
         "scheduler": name_of(model.scheduler),
@@ -95,7 +110,9 @@ def load(settings: Settings, verification: Verification | None = None) -> Denois
     )
 
 
-def _load_model(source: Source, device: Device, *, allow_pickle: bool, with_unet: bool) -> TorchModel:
+def _load_model(
+    source: Source, device: Device, lora_files: Sequence[LoraFile], *, allow_pickle: bool, with_unet: bool
+) -> TorchModel:
     """Loads the components; each decides for itself which of its files fits the number format best.
 
     Without the UNet there is only its form, and another runner has to take over.
@@ -115,7 +132,21 @@ def _load_model(source: Source, device: Device, *, allow_pickle: bool, with_unet
             # torch's RuntimeError: a file that lacks tensors, or has them in other shapes than its config.
             raise WeightsError(f"{source.folder} could not be loaded as a model:\n{first_line(error)}") from error
     _check_inpainting(parts["unet"], parts["vae"], source)
-    return TorchModel(**parts, tokenizer=tokenizer, scheduler=scheduler, device=device, load_unet=load_torch_unet)
+    loras = _load_loras(lora_files, {name: parts[name] for name in ("unet", "text_encoder")})
+    return TorchModel(
+        **parts, tokenizer=tokenizer, scheduler=scheduler, device=device, loras=loras, load_unet=load_torch_unet
+    )
+
+
+def _load_loras(files: Sequence[LoraFile], components: dict[str, Any]) -> LoraSwitch:
+    if not files:
+        return LoraSwitch({}, [])
+    with _quiet_libraries():
+        loras = LoraSwitch(components, [load_adapter(file, components) for file in files])
+    logger.info(
+        "Loaded %d LoRAs; the original weights that they change take %.0f MB.", len(files), loras.original_bytes / 1e6
+    )
+    return loras
 
 
 def load_unet(folder: Path, dtype: torch.dtype) -> Any:

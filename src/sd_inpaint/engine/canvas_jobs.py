@@ -184,13 +184,18 @@ class CanvasJob:
         assert isinstance(self.task, CanvasTask)  # noqa: S101  # asked only of jobs that have run
         return self.task
 
+    @property
+    def loras(self) -> str:
+        """The LoRAs that it runs with."""
+        return self.task.parameters.loras
+
     def batch_key(self, plan: str) -> Hashable:
         """What jobs have in common that may share a call of the UNet.
 
         Args:
             plan: What would compute a job that begins now.
         """
-        return self.task.size, self.plan or plan
+        return self.task.size, self.plan or plan, self.loras
 
     @property
     def remaining_megapixel_passes(self) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sd_inpaint.engine.backend import Backend
 from sd_inpaint.engine.canvas_jobs import CanvasTask
-from sd_inpaint.engine.loop import Backend
 from sd_inpaint.imaging.geometry import CanvasLimits
 from sd_inpaint.settings import Settings
 from sd_inpaint.work.memory_budget import resident_bytes
@@ -21,8 +21,8 @@ class Answer:
     Attributes:
         value: What it returned; None where it raised.
         error: What it raised; None where it returned.
-        memory: As :meth:`~sd_inpaint.engine.loop.Backend.memory` has it now.
-        plan: As :meth:`~sd_inpaint.engine.loop.Backend.plan` has it now.
+        memory: As :meth:`~sd_inpaint.engine.backend.Backend.memory` has it now.
+        plan: As :meth:`~sd_inpaint.engine.backend.Backend.plan` has it now.
     """
 
     value: Any

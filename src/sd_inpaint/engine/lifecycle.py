@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
-from sd_inpaint.engine.loop import Backend, DeviceLoop, DeviceLostError
+from sd_inpaint.engine.backend import Backend, DeviceLostError
+from sd_inpaint.engine.loop import DeviceLoop
 from sd_inpaint.engine.queue import CanvasQueue, Pace
 from sd_inpaint.errors import (
     EngineCrashedError,

@@ -10,13 +10,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 
 from sd_inpaint.callers.caller import ADDRESS_MARK
+from sd_inpaint.engine.backend import Backend, D, DeviceLostError, P
 from sd_inpaint.engine.canvas_jobs import CanvasJob, CanvasState, CanvasTask
 from sd_inpaint.engine.queue import CanvasQueue
+from sd_inpaint.engine.seat import Seat
 from sd_inpaint.errors import (
     DeadlineExceededError,
     EngineCrashedError,
@@ -25,7 +27,6 @@ from sd_inpaint.errors import (
     RequestCancelledError,
     ShuttingDownError,
 )
-from sd_inpaint.imaging.geometry import CanvasLimits
 from sd_inpaint.telemetry.metrics import BATCH_CANVASES, MEGAPIXEL_STEPS, STEP_SECONDS, caller_label, canvas_label
 
 PREVIEW_EVERY_STEPS = 3
@@ -43,97 +44,7 @@ SWEEP_SECONDS = 1.0
 logger = logging.getLogger("bentoml.sd_inpaint.loop")
 
 
-class DeviceLostError(Exception):
-    """The device is gone, with all that was on it."""
-
-
-class HasSteps(Protocol):
-    """A backend's own state of one canvas."""
-
-    @property
-    def plan(self) -> str:
-        """The name of what computes it, from its first step to its last."""
-
-    @property
-    def steps(self) -> int:
-        """Denoising steps in all."""
-
-
-D = TypeVar("D", bound=HasSteps)
-"""A backend's own state of one canvas."""
-
-P = TypeVar("P")
-"""A backend's prediction for one canvas and one step."""
-
 T = TypeVar("T")
-
-
-class Backend(Protocol[D, P]):
-    """The loop's calls to a model, made only by its own thread.
-
-    Each call may raise OutOfMemoryError, before it has changed anything; the loop then tries again with ``low_memory``.
-    Each may raise DeviceLostError where the model lives in a process of its own.
-
-    Attributes:
-        limits: Which canvases the model works on.
-        max_batch: How many canvases share one UNet call.
-        seconds_per_megapixel_pass: First guess of the pace.
-        info: Facts for ``/sd-inpaint/info``.
-    """
-
-    limits: CanvasLimits
-    max_batch: int
-    seconds_per_megapixel_pass: float
-    info: dict[str, object]
-
-    @property
-    def plan(self) -> str:
-        """The name of what computes canvases that begin now."""
-
-    def begin(self, task: CanvasTask, *, low_memory: bool) -> D:
-        """Encodes prompt, picture and mask."""
-
-    def predict(self, batch: Sequence[D], *, low_memory: bool) -> Sequence[P]:
-        """One UNet call for all of them; changes nothing of D."""
-
-    def advance(self, diffusion: D, prediction: P) -> None:
-        """One scheduler step of one canvas."""
-
-    def finish(self, diffusion: D, *, low_memory: bool) -> np.ndarray:
-        """Decodes and checks; returns (H, W, 3) uint8."""
-
-    def preview(self, diffusion: D, prediction: P) -> np.ndarray:
-        """Returns (h, w, 3) uint8, one pixel a latent cell."""
-
-    def release_memory(self) -> None:
-        """Gives cached memory back."""
-
-    def memory(self) -> dict[str, int] | None:
-        """Returns the device's memory in bytes, from any thread; None where it is the machine's own.
-
-        The names are ``free``, ``total``, and ``allocated``, ``reserved`` and each one's ``peak_…`` of this process.
-        """
-
-
-class _Seat(Generic[D, P]):
-    """One device at the loop, and what it works on. Written with the loop's lock held.
-
-    Attributes:
-        backend: What computes there.
-        is_there: False once the device was lost.
-        begun: The canvases that began on it, and end there.
-        on_device: Those of them that are in a turn now.
-        turn_started: Clock reading, in seconds.
-        turned_at: Clock reading of the last turn's start, idle or not.
-    """
-
-    def __init__(self, backend: Backend[D, P], now: float) -> None:
-        self.backend = backend
-        self.is_there = True
-        self.begun: dict[CanvasJob, D] = {}
-        self.on_device: list[CanvasJob] = []
-        self.turn_started = now
-        self.turned_at = now
 
 
 class DeviceLoop(Generic[D, P]):
@@ -148,7 +59,7 @@ class DeviceLoop(Generic[D, P]):
         self._queue = queue
         self._clock = clock
         self._changed = threading.Condition()
-        self._seats = {0: _Seat(backend, clock())}
+        self._seats = {0: Seat(backend, clock())}
         self._closed = False
         self.outcomes: Counter[str] = Counter()
 
@@ -184,7 +95,7 @@ class DeviceLoop(Generic[D, P]):
     def join(self, number: int, backend: Backend[D, P]) -> None:
         """Has one more device take part, or one that was lost again."""
         with self._changed:
-            self._seats[number] = _Seat(backend, self._clock())
+            self._seats[number] = Seat(backend, self._clock())
             self._queue.devices = len(self.devices)
             self._call_nearest()
             self._changed.notify_all()
@@ -287,7 +198,9 @@ class DeviceLoop(Generic[D, P]):
         seat.turned_at = self._clock()
         with self._changed:
             self._sweep()
-            batch = self._queue.next_batch(seat.backend.max_batch, seat.backend.plan, among=self._eligible(seat))
+            batch = self._queue.next_batch(
+                seat.backend.max_batch, seat.backend.plan, among=self._eligible(seat), in_place=seat.in_place
+            )
             seat.on_device = list(batch)
             seat.turn_started = self._clock()
         if not batch:
@@ -326,7 +239,7 @@ class DeviceLoop(Generic[D, P]):
     def _is_on_device(self, job: CanvasJob) -> bool:
         return any(job in seat.on_device for seat in self._seats.values())
 
-    def _eligible(self, seat: _Seat[D, P]) -> Callable[[CanvasJob], bool]:
+    def _eligible(self, seat: Seat[D, P]) -> Callable[[CanvasJob], bool]:
         """What this device may take: what began on it, and its part of what has not begun; the lock is held."""
         if len(self._seats) == 1:
             return lambda job: True
@@ -345,7 +258,7 @@ class DeviceLoop(Generic[D, P]):
         taken = {*seat.begun, *fresh[: max(0, most - len(seat.begun))]}
         return taken.__contains__
 
-    def _lose(self, seat: _Seat[D, P]) -> None:
+    def _lose(self, seat: Seat[D, P]) -> None:
         """Puts back what was on a device that is gone; it begins once more, with the same seed."""
         with self._changed:
             seat.is_there = False
@@ -389,7 +302,7 @@ class DeviceLoop(Generic[D, P]):
                     ),
                 )
 
-    def _run(self, seat: _Seat[D, P], batch: list[CanvasJob]) -> None:
+    def _run(self, seat: Seat[D, P], batch: list[CanvasJob]) -> None:
         """Begins, predicts, advances and finishes the batch; a job's failure ends only that job."""
         ready = [job for job in batch if self._begin(seat, job)]
         predictions = self._predict(seat, ready)
@@ -399,7 +312,7 @@ class DeviceLoop(Generic[D, P]):
             if not job.ended and job.step >= job.steps and job.leaving is None:
                 self._finish(seat, job)
 
-    def _begin(self, seat: _Seat[D, P], job: CanvasJob) -> bool:
+    def _begin(self, seat: Seat[D, P], job: CanvasJob) -> bool:
         if job in seat.begun:
             return True
         with self._changed:
@@ -412,7 +325,7 @@ class DeviceLoop(Generic[D, P]):
             job.plan = diffusion.plan
         return job in seat.begun
 
-    def _predict(self, seat: _Seat[D, P], jobs: list[CanvasJob]) -> list[tuple[CanvasJob, P]]:
+    def _predict(self, seat: Seat[D, P], jobs: list[CanvasJob]) -> list[tuple[CanvasJob, P]]:
         """One UNet call for all; if it fails, one each, so that no job fails because of another."""
         if not jobs:
             return []
@@ -442,7 +355,7 @@ class DeviceLoop(Generic[D, P]):
         STEP_SECONDS.observe(seconds, canvas_label(*jobs[0].task.size))
         BATCH_CANVASES.observe(len(jobs))
 
-    def _advance(self, seat: _Seat[D, P], job: CanvasJob, prediction: P, low_memory: bool) -> None:
+    def _advance(self, seat: Seat[D, P], job: CanvasJob, prediction: P, low_memory: bool) -> None:
         del low_memory  # a scheduler's step needs next to none
         if job.wants_preview and job.step % PREVIEW_EVERY_STEPS == 0:
             job.preview = seat.backend.preview(seat.begun[job], prediction)
@@ -451,7 +364,7 @@ class DeviceLoop(Generic[D, P]):
         key_name = "" if job.caller.startswith(ADDRESS_MARK) else job.caller
         MEGAPIXEL_STEPS.add(job.task.megapixels, caller_label(key_name))
 
-    def _finish(self, seat: _Seat[D, P], job: CanvasJob) -> None:
+    def _finish(self, seat: Seat[D, P], job: CanvasJob) -> None:
         finish = partial(seat.backend.finish, seat.begun[job])
         job.plan = seat.begun[job].plan  # another than at first, where a runner failed on the way
         for painted in self._attempt(seat, job, lambda low_memory: finish(low_memory=low_memory)):
@@ -460,7 +373,7 @@ class DeviceLoop(Generic[D, P]):
                 if not job.ended and job.leaving is None:
                     self._end(job, painted=painted)
 
-    def _attempt(self, seat: _Seat[D, P], job: CanvasJob, call: Callable[[bool], T]) -> list[T]:
+    def _attempt(self, seat: Seat[D, P], job: CanvasJob, call: Callable[[bool], T]) -> list[T]:
         """Runs one job's call, once more with less memory if it runs out of it. A failure ends this job alone.
 
         Returns:

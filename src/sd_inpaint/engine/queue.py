@@ -75,6 +75,19 @@ class _Refused:
     caller: str | None
 
 
+@dataclass(slots=True)
+class LorasInPlace:
+    """What is in the weights of one device. Written by the queue.
+
+    Attributes:
+        loras: Those that ran last.
+        passing: The job that has the turn of another, and that other one; None where nobody passes.
+    """
+
+    loras: str = ""
+    passing: tuple[CanvasJob, CanvasJob] | None = None
+
+
 class CanvasQueue:
     """Canvases that wait or run, bounded in number and in work. Not thread-safe: the device loop locks around it.
 
@@ -185,26 +198,39 @@ class CanvasQueue:
         self._shares.serve(of_callers, ended=ended, waiting={job.caller for job in self._jobs})
 
     def next_batch(
-        self, max_batch: int, plan: str = "", *, among: Callable[[CanvasJob], bool] = lambda job: True
+        self,
+        max_batch: int,
+        plan: str = "",
+        *,
+        among: Callable[[CanvasJob], bool] = lambda job: True,
+        in_place: LorasInPlace | None = None,
     ) -> list[CanvasJob]:
         """Returns the jobs for the next UNet call: of those that are ready the one whose turn it is, and its mates.
 
-        Mates have its canvas size and its plan.
+        Mates have its canvas size, its plan and its LoRAs. A job with the LoRAs that are in place may have the turn of
+        one with others, where that one still has time (:meth:`_may_pass`).
 
         Args:
             max_batch: How many at most.
             plan: What computes jobs that begin now.
             among: Whether a job may be one of them.
+            in_place: Of the device; is brought up to date.
         """
+        in_place = in_place or LorasInPlace()
         ranked = [job for job in self.ranked() if job.is_ready and among(job)]
         if not ranked:
             return []
-        leader = ranked[0]
-        if leader.low_memory:
-            return [leader]
-        key = leader.batch_key(plan)
-        mates = [job for job in ranked[1:] if job.batch_key(plan) == key and not job.low_memory]
-        return [leader, *mates[: max_batch - 1]]
+        batch = _batch(ranked[0], ranked, max_batch, plan)
+        if ranked[0].loras != in_place.loras:
+            batches = (_batch(job, ranked, max_batch, plan) for job in ranked if job.loras == in_place.loras)
+            # Once one has begun to pass, it goes on: to change back and forth would take longer.
+            passing = (
+                each for each in batches if (each[0], ranked[0]) == in_place.passing or self._may_pass(each, ranked)
+            )
+            batch = next(passing, batch)
+        in_place.loras = batch[0].loras
+        in_place.passing = None if batch[0].loras == ranked[0].loras else (batch[0], ranked[0])
+        return batch
 
     def nearest(self, count: int) -> list[CanvasJob]:
         """Returns those that go first, ready or not."""
@@ -222,6 +248,28 @@ class CanvasQueue:
         """Returns an estimate, in seconds, of when this job ends if no others arrive."""
         ahead = sum(other.remaining_megapixel_passes for other in self._ahead(job))
         return self.pace.seconds(ahead / self.devices + job.remaining_megapixel_passes)
+
+    def _may_pass(self, batch: Sequence[CanvasJob], ranked: Sequence[CanvasJob]) -> bool:
+        """Whether jobs with the LoRAs in place may go before one whose turn it is, and which has others.
+
+        Neither bound on waiting moves by it. Of one caller's jobs, only those that are not longer and came while newer
+        ones may still rank before it (:class:`Order`). Of another caller's, only what leaves all those before it the
+        time to be done as if their callers had their shares to themselves (:class:`~sd_inpaint.engine.shares.Shares`).
+        """
+        leader, first = batch[0], ranked[0]
+        if leader.caller == first.caller:
+            return leader.arrived_at <= first.rank and leader.remaining_megapixel_passes <= (
+                first.remaining_megapixel_passes
+            )
+        steps = leader.steps - leader.step
+        seconds = self.pace.seconds(steps * sum(job.task.megapixel_passes_per_step for job in batch))
+        callers = {job.caller for job in self._jobs}
+        for passed in ranked[: ranked.index(leader)]:
+            left = sum(job.remaining_megapixel_passes for job in self._jobs if job.request is passed.request)
+            if seconds > self._shares.slack(passed.caller, passed.request, self.pace.seconds(left), callers):
+                return False
+            seconds += self.pace.seconds(passed.remaining_megapixel_passes)
+        return True
 
     def _ahead(self, job: CanvasJob) -> list[CanvasJob]:
         """Those before a job; none, if it has ended meanwhile."""
@@ -256,3 +304,12 @@ class CanvasQueue:
             if holdings.has_room(caller, weight, more):
                 break
         return seconds
+
+
+def _batch(leader: CanvasJob, ranked: Sequence[CanvasJob], max_batch: int, plan: str) -> list[CanvasJob]:
+    """A job, and those that may share its call, in their order."""
+    if leader.low_memory:
+        return [leader]
+    key = leader.batch_key(plan)
+    mates = [job for job in ranked if job is not leader and job.batch_key(plan) == key and not job.low_memory]
+    return [leader, *mates[: max_batch - 1]]

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from sd_inpaint.engine.backend import DeviceLostError
 from sd_inpaint.engine.canvas_jobs import CanvasTask
 from sd_inpaint.engine.device_calls import Answer, Facts
-from sd_inpaint.engine.loop import DeviceLostError
 from sd_inpaint.settings import Settings
 
 END_SECONDS = 10.0
@@ -40,7 +40,7 @@ class RemoteCanvas:
 
 
 class RemoteBackend:
-    """A :class:`sd_inpaint.engine.loop.Backend` over a process: making it starts the process and loads the model.
+    """A :class:`sd_inpaint.engine.backend.Backend` over a process: making it starts the process and loads the model.
 
     Only the loop's thread calls it. Each call may raise DeviceLostError: the process is gone, and with it all canvases.
 

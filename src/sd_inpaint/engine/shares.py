@@ -108,7 +108,7 @@ class Shares:
         turns: list[Turn] = []
         starts = share.served_to
         for request, left_seconds in requests:
-            if request.is_delayed and self._is_due(share, request, left_seconds, others):
+            if request.is_delayed and self._slack(share, request, left_seconds, others) <= TOLERANCE:
                 claim = Claim.DUE
             elif request.served_seconds or starts <= self._now + TOLERANCE:
                 claim = Claim.ELIGIBLE
@@ -118,10 +118,24 @@ class Shares:
             turns.append(Turn(claim, starts))
         return turns
 
-    def _is_due(self, share: _Share, request: CanvasRequest, left_seconds: float, others: float) -> bool:
+    def slack(self, caller: str, request: CanvasRequest, left_seconds: float, waiting: Collection[str]) -> float:
+        """Returns how long a request may still wait beside the others' shares, in seconds; none where below 0.
+
+        Args:
+            caller: Whose it is.
+            request: The request.
+            left_seconds: The device time that it still needs.
+            waiting: As for :meth:`turns`.
+        """
+        share = self._shares[caller]
+        return self._slack(
+            share, request, left_seconds, sum(self._shares[name].weight for name in waiting) - share.weight
+        )
+
+    def _slack(self, share: _Share, request: CanvasRequest, left_seconds: float, others: float) -> float:
         waited = self._worked - max(request.came_at, share.ended_at) - request.served_seconds
         length = request.served_seconds + left_seconds
-        return waited >= others / share.weight * length - TOLERANCE
+        return others / share.weight * length - waited
 
     def serve(self, seconds: Mapping[str, float], *, ended: Collection[str], waiting: Collection[str]) -> None:
         """Accounts for time on the device.

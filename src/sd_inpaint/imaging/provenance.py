@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 from sd_inpaint import __version__
 from sd_inpaint.imaging.record import NAMESPACE, Record
-from sd_inpaint.prompt_syntax import write_web_ui
+from sd_inpaint.prompt_syntax import write_lora_tags, write_web_ui
 from sd_inpaint.schema import InpaintParameters, InpaintResult, MaskedContent, Region, SchedulerName
 
 SOFTWARE: Final = f"sd-inpaint {__version__}"
@@ -99,7 +99,8 @@ def texts(parameters: InpaintParameters, result: InpaintResult, seed: int, *, mo
         "Region": "; ".join(result.regions),
         "Plan": result.plan or None,
     }
-    lines = [writable(write_web_ui(parameters.prompt, parameters.syntax))]
+    prompt = write_web_ui(parameters.prompt, parameters.syntax) + write_lora_tags(parameters.loras)
+    lines = [writable(prompt)]
     if parameters.negative_prompt:
         lines.append(f"Negative prompt: {writable(write_web_ui(parameters.negative_prompt, parameters.syntax))}")
     lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None))

@@ -250,7 +250,7 @@ def test_whole_picture(app: App) -> None:
         ("n_iter", 1.5),
         ("inpaint_full_res", "maybe"),
         ("prompt", "a cat AND a dog"),
-        ("prompt", "a rose <lora:flowers:1>"),
+        ("prompt", "a rose <lora:flowers:1:0.5>"),
         ("negative_prompt", "[a|b]"),
         ("override_settings", {"CLIP_stop_at_last_layers": 2}),
         ("include_init_images", True),

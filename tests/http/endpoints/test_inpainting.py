@@ -62,6 +62,8 @@ def test_parameters_reach_the_painter(app: App) -> None:
         "prompt_weights": "false",
         "prompt_syntax": "a1111",
         "scheduler": "euler_a",
+        "speed": "balanced",
+        "loras": "ink:0.5",
         "strength": "0.25",
         "masked_content": "fill",
         "region": "full",
@@ -77,6 +79,7 @@ def test_parameters_reach_the_painter(app: App) -> None:
         "quality": "80",
     }
     assert set(sent) == set(InpaintParameters.model_fields)
+    app.painter.loras = [{"name": "ink"}]
     assert app.post(**sent).status_code == 200
     expected = {**sent, "num_inference_steps": 150, "guidance_scale": 1.0, "seed": 2**64 - 1, "strength": 0.25}
     expected |= {"prompt_weights": False, "padding": 16, "mask_blur": 1.5, "mask_grow": -3, "mask_invert": True}

@@ -13,15 +13,27 @@ pytestmark = pytest.mark.slow
 
 SIZES = """() => [...document.querySelectorAll("button, summary, select, input:not([type=file]), textarea")]
   .filter((each) => each.checkVisibility({ visibilityProperty: true }) && !each.matches(".link"))
-  .map((each) => [each.id || each.className || each.textContent, each.getBoundingClientRect().height, each.getBoundingClientRect().width,
-    parseFloat(getComputedStyle(each).fontSize), each.matches("input, select, textarea")])"""
+  .map((each) => {
+    const { width, height } = each.getBoundingClientRect(), name = each.id || each.className || each.textContent;
+    return [name, height, width, parseFloat(getComputedStyle(each).fontSize), each.matches("input, select, textarea")];
+  })"""
 
 OUTSIDE = """() => [...document.querySelectorAll("button, summary, select, textarea, #results li")]
-  .filter((each) => each.checkVisibility({ visibilityProperty: true }) && !each.closest("#settings, #strip, .menu > div, #frame"))
+  .filter((each) => each.checkVisibility({ visibilityProperty: true }))
+  .filter((each) => !each.closest("#settings, #strip, .menu > div, #frame"))
   .map((each) => [each.id || each.textContent, each.getBoundingClientRect()])
-  .filter(([, { left, top, right, bottom }]) => left < -1 || top < -1 || right > innerWidth + 1 || bottom > innerHeight + 1)
+  .filter(([, { left, top, right, bottom }]) => Math.min(left, top) < -1 || right > innerWidth + 1
+    || bottom > innerHeight + 1)
   .map(([name]) => name)"""
 """What can be pressed and is not wholly in the window."""
+
+
+def overlap(one: dict[str, float], other: dict[str, float]) -> bool:
+    """Whether two boxes share more than a border."""
+    return all(
+        one[start] + 1 < other[start] + other[side] and other[start] + 1 < one[start] + one[side]
+        for start, side in (("x", "width"), ("y", "height"))
+    )
 
 
 def check(page: Any, state: str) -> None:
@@ -84,7 +96,7 @@ def test_axe_finds_nothing_in_any_state(device: Visit) -> None:
 
 
 def test_phone_has_room_for_fingers(phone: Visit) -> None:
-    """On a phone every control is large enough to press, no field makes the browser zoom in, and results are in view."""
+    """On a phone every control is large enough to press, no field makes the browser zoom in, results are in view."""
     phone.open()
     phone.stroke()
     for state in ("mask", "result"):
@@ -103,11 +115,16 @@ def test_phone_has_room_for_fingers(phone: Visit) -> None:
 
 @pytest.mark.parametrize("size", [(320, 568), (390, 844), (844, 390), (1280, 720), (2560, 1440)])
 def test_everything_is_in_the_window(visit: Visit, size: tuple[int, int]) -> None:
-    """At any size, with the settings open or not, prompt and button stay in view, and nothing scrolls."""
+    """At any size, settings open or not, prompt and button stay in view, and nothing scrolls."""
     page = visit.page
     page.set_viewport_size({"width": size[0], "height": size[1]})
     visit.open()
     assert page.evaluate(OUTSIDE) == []
+    page.wait_for_timeout(100)
+    box, tools, ask = visit.box(), page.locator("#tools").bounding_box(), page.locator("#ask").bounding_box()
+    for other in (tools, ask):  # nothing lies over the picture, nor over one another
+        assert not overlap(box, other)
+    assert not overlap(tools, ask)
     page.click("#settings-toggle")
     if size[0] > 760:
         page.click("#more summary")
@@ -123,7 +140,9 @@ def test_forced_colours_show_what_is_pressed(chromium: Any, server: Server) -> N
     for visit in visiting(chromium, server, {**DESKTOP, "forced_colors": "active"}):
         visit.open()
         grounds = [
-            visit.page.evaluate(f"getComputedStyle(document.querySelector('#tools [data-tool={name}]')).backgroundColor")
+            visit.page.evaluate(
+                f"getComputedStyle(document.querySelector('#tools [data-tool={name}]')).backgroundColor"
+            )
             for name in ("brush", "eraser")
         ]
         assert grounds[0] != grounds[1]
@@ -131,7 +150,7 @@ def test_forced_colours_show_what_is_pressed(chromium: Any, server: Server) -> N
 
 def test_nothing_moves_for_those_who_asked_so(chromium: Any, server: Server) -> None:
     """With reduced motion nothing is animated."""
-    for visit in visiting(chromium, server, {**DESKTOP, "reduced_motion": "reduce"}):
+    for visit in visiting(chromium, server, DESKTOP):
         visit.open()
         visit.stroke()
         visit.ask(steps=40)
@@ -139,3 +158,23 @@ def test_nothing_moves_for_those_who_asked_so(chromium: Any, server: Server) -> 
         assert visit.page.evaluate("document.getAnimations().length") == 0
         visit.page.click("#cancel")
         visit.message("Cancelled.")
+
+
+def test_a_result_is_uncovered(chromium: Any, server: Server) -> None:
+    """Without such a wish, a new result is uncovered from right to left."""
+    for visit in visiting(chromium, server, {**DESKTOP, "reduced_motion": "no-preference"}):
+        visit.open()
+        visit.stroke()
+        visit.page.evaluate(
+            """() => {
+          window.seen = [];
+          const note = ([{ target }]) => window.seen.push(Number(target.getAttribute("aria-valuenow")));
+          const options = { attributes: true, attributeFilter: ["aria-valuenow"] };
+          new MutationObserver(note).observe(document.getElementById("divider"), options);
+        }"""
+        )
+        visit.ask()
+        visit.page.wait_for_function("() => window.seen.length > 2 && window.seen.at(-1) === 0")
+        seen = visit.page.evaluate("window.seen")
+        assert max(seen) > 30
+        assert seen[seen.index(max(seen)) :] == sorted(seen[seen.index(max(seen)) :], reverse=True)

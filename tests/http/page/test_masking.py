@@ -183,7 +183,7 @@ def test_keyboard_makes_a_mask(visit: Visit) -> None:
 
 
 def test_wheel_space_and_keys_move_and_scale_the_view(visit: Visit) -> None:
-    """A wheel scales around the pointer, Space and drag move, 0 fits, 1 shows pixels; strokes land where they are seen."""
+    """A wheel scales around the pointer, Space and drag move, 0 fits, 1 shows pixels; strokes land where seen."""
     visit.open()
     page = visit.page
     fitted = visit.box()
@@ -247,7 +247,7 @@ def test_two_fingers_scale_and_one_draws(phone: Visit) -> None:
 
 
 def test_mask_from_a_file_and_from_transparency(visit: Visit, tmp_path: Path) -> None:
-    """A mask's file, its white or its transparent part, and a picture's own transparency become the mask; and it is saved."""
+    """A mask's file, white or transparent, and a picture's own transparency become the mask; and it is saved."""
     levels = np.zeros((HEIGHT, WIDTH), np.uint8)
     levels[100:200, 150:300] = 255
     levels[200:250, 150:300] = 128
@@ -343,9 +343,11 @@ def test_a_large_photo_is_drawn_on_at_once(visit: Visit, tmp_path: Path) -> None
         # The processor's time within the page's own work for a move, which a busy machine stretches a little only.
         median = page.evaluate(
             """async () => {
-              const surface = document.getElementById("surface"), { left, top, width, height } = surface.getBoundingClientRect();
-              const send = (kind, i) => surface.dispatchEvent(new PointerEvent(kind, { pointerId: 1, isPrimary: true, bubbles: true,
-                clientX: left + width * 0.3 + i * 6, clientY: top + height / 2 + 40 * Math.sin(i / 5) }));
+              const surface = document.getElementById("surface");
+              const { left, top, width, height } = surface.getBoundingClientRect();
+              const send = (kind, i) => surface.dispatchEvent(new PointerEvent(kind, {
+                pointerId: 1, isPrimary: true, bubbles: true, clientX: left + width * 0.3 + i * 6,
+                clientY: top + height / 2 + 40 * Math.sin(i / 5) }));
               surface.setPointerCapture = () => {};
               send("pointerdown", 0);
               const times = [];

@@ -1,7 +1,6 @@
 """What people ask for on the page, how they wait for it, and what they get."""
 
 import base64
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from PIL import Image
 from tests.field.pictures import colourful
 from tests.field.turned import TURNED
 from tests.support.pictures import opened
-from tests.support.visit import PHOTO, Visit
+from tests.support.visit import PHOTO, Visit, refuse
 
 pytestmark = pytest.mark.slow
 
@@ -33,15 +32,8 @@ def before() -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def refuse(code: str, status: int, retry_after: str | None = None, **facts: object) -> dict[str, Any]:
-    """What the service answers where it refuses, for a route of Playwright's."""
-    headers = {"Retry-After": retry_after} if retry_after else {}
-    body = json.dumps({"error": "HTTP's words: 'X-API-Key', sigma, 2000 megapixel-steps", "code": code, **facts})
-    return {"status": status, "headers": headers, "content_type": "application/json", "body": body}
-
-
 def test_result_keeps_every_other_pixel_and_is_new_each_time(visit: Visit) -> None:
-    """What is downloaded is new under the stroke, the input elsewhere, under the picture's name; the next one differs."""
+    """What is downloaded is new under the stroke, the input elsewhere, and has its name; the next one differs."""
     visit.open()
     visit.page.click("#paint:not([disabled])")
     visit.message("First mark the part of the picture that should change.")
@@ -351,12 +343,14 @@ def test_upload_is_shown_and_can_be_cancelled(visit: Visit, tmp_path: Path) -> N
         ("content_flagged", 422, {}, "The safety filter held the result back."),
         ("image_too_large", 413, {}, "The picture is too large for this server."),
         ("quota_exceeded", 429, {}, "You have used up your share of this server for now."),
-        ("invalid_parameter", 400, {"field": "guidance_scale", "minimum": 1, "maximum": 20}, "“Guidance” goes from 1 to 20."),
+        ("invalid_parameter", 400, {"field": "seed", "minimum": 1, "maximum": 20}, "“Seed” goes from 1 to 20."),
         ("internal", 500, {}, "Something went wrong on the server."),
         ("a code of tomorrow's", 400, {}, "Something went wrong on the server."),
     ],
 )  # fmt: skip
-def test_refusals_are_in_words_for_people(visit: Visit, code: str, status: int, facts: dict[str, Any], words: str) -> None:
+def test_refusals_are_in_words_for_people(
+    visit: Visit, code: str, status: int, facts: dict[str, Any], words: str
+) -> None:
     """What the service refuses is said in words that help, not in HTTP's, and can be tried again."""
     visit.page.route("**/sd-inpaint/jobs", lambda route: route.fulfill(**refuse(code, status, **facts)))
     visit.open()
@@ -368,6 +362,28 @@ def test_refusals_are_in_words_for_people(visit: Visit, code: str, status: int, 
     visit.page.unroute("**/sd-inpaint/jobs")
     visit.page.click("#notice-action")
     visit.wait_for_result()
+
+
+def test_speeds_stand_for_their_values(visit: Visit) -> None:
+    """A speed shows its steps and guidance, and is sent instead of them; what one changes beside it is sent too."""
+    info = visit.page.request.get(f"{visit.url}/sd-inpaint/info").json()
+    visit.open()
+    visit.stroke()
+    visit.page.click("#settings-toggle")
+    visit.page.click("#quality button >> text=Fast")
+    fast = info["speeds"]["fast"]
+    assert float(visit.page.input_value("[name=num_inference_steps]")) == fast["num_inference_steps"]
+    assert float(visit.page.input_value("[name=guidance_scale]")) == fast["guidance_scale"]
+    visit.page.fill("[name=guidance_scale]", "3")
+    visit.page.fill("#prompt", "a red rose")
+    visit.page.click("#paint")
+    visit.wait_for_result()
+    (form,) = visit.sent()
+    assert {name: form.get(name) for name in ("speed", "num_inference_steps", "guidance_scale")} == {
+        "speed": "fast",
+        "num_inference_steps": None,
+        "guidance_scale": "3",
+    }
 
 
 def test_values_out_of_bounds_are_found_before_sending(visit: Visit) -> None:

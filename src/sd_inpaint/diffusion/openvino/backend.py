@@ -18,8 +18,8 @@ from sd_inpaint.settings import Settings
 
 logger = logging.getLogger("bentoml.sd_inpaint.openvino")
 
-CONVERTER_BYTES_PER_WEIGHT_BYTE: Final = 2.3
-"""Memory of the converter. Source: 3.8 GB for SD 1.5's 1.7 GB in float16 (docs/benchmarks.md)."""
+CONVERTER_BYTES_PER_WEIGHT_BYTE: Final = 1.8
+"""Memory of the converter. Source: 2.9 GB for SD 1.5's 1.7 GB in float16 (docs/benchmarks.md)."""
 
 RUNNER_BYTES_PER_WEIGHT_BYTE: Final = 1.15
 """Memory of a runner, without its mapped file. Source: 1.9 GB for 1.7 GB, in bfloat16."""
@@ -114,7 +114,7 @@ class OpenVinoBackend:
     def _take_over(self, model: TorchModel, unet: ConvertedUNet, found: Path) -> None:
         runner = unet.make_runner(found, model.vae)
         if not self.is_ready:
-            check_agreement(model.runner, runner, model.unet.config)
+            check_agreement(model.make_reference(), runner, model.unet.config)
         model.use_alone(runner)
         self.plan["backend"].update(value="openvino", reason=self._reason)
 

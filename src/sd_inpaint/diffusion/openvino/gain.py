@@ -41,10 +41,11 @@ class _Block(torch.nn.Module):
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
         cells = cells + self.convolution(torch.nn.functional.silu(self.norm(cells)))
         tokens = cells.flatten(2).transpose(1, 2)
-        heads = tokens.unflatten(2, (HEADS, -1)).transpose(1, 2)
+        heads = tokens.reshape(*tokens.shape[:2], HEADS, -1).transpose(1, 2)
         mixed = torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
         tokens = tokens + mixed.transpose(1, 2).flatten(2)
-        return tokens + self.narrow(torch.nn.functional.gelu(self.widen(self.token_norm(tokens))))
+        fed: torch.Tensor = self.narrow(torch.nn.functional.gelu(self.widen(self.token_norm(tokens))))
+        return tokens + fed
 
 
 def openvino_gain(probe: Probe, dtype: torch.dtype) -> float:
@@ -78,7 +79,8 @@ def _openvino_call(block: _Block, cells: torch.Tensor, dtype: torch.dtype) -> Ca
 
 
 def _torch_call(block: _Block, cells: torch.Tensor, dtype: torch.dtype) -> Callable[[], object]:
-    own: Any = copy.deepcopy(block).to(dtype).to(memory_format=torch.channels_last)
+    own: Any = copy.deepcopy(block)
+    own = own.to(dtype).to(memory_format=torch.channels_last)
     own_cells = cells.to(dtype).to(memory_format=torch.channels_last)
 
     def call() -> None:

@@ -67,6 +67,24 @@ class ParameterInfo(TypedDict, total=False):
     choices: list[str]
 
 
+class LoraInfo(TypedDict):
+    """A LoRA that requests may name, the digest of its file, and what it changes."""
+
+    name: str
+    sha256: str
+    changes: list[str]
+    layers: int
+
+
+class SpeedInfo(TypedDict):
+    """What a speed stands for."""
+
+    scheduler: str
+    num_inference_steps: int
+    guidance_scale: float
+    loras: str
+
+
 class Info(TypedDict):
     """What is served; facts that are not known yet are null."""
 
@@ -77,6 +95,9 @@ class Info(TypedDict):
     queue: dict[str, Any]
     limits: dict[str, float]
     condition: dict[str, Any]
+    loras: list[LoraInfo]
+    speeds: dict[str, SpeedInfo]
+    subjects: list[str] | None
     parameters: dict[str, ParameterInfo]
 
 
@@ -143,11 +164,12 @@ class Health:
 
     async def get_info(self, request: Request) -> Response:
         """Answers what is served: the model and where it came from, limits, each parameter's default and bounds."""
+        defaults = self._painter.defaults
         parameters = {
             name: {
                 "description": field.description,
                 "type": describe_type(field),
-                **({"required": True} if field.is_required() else {"default": field.default}),
+                **({"required": True} if field.is_required() else {"default": defaults[name]}),
                 **describe_bounds(field),
             }
             for name, field in InpaintParameters.model_fields.items()

@@ -88,7 +88,7 @@ class Inpainting:
             name = next(iter(request.query_params))[:100]
             raise InvalidParameterError(f"The query parameter {name!r} is not supported; send form fields.", field=name)
         form = await read_form(request, FIELDS)
-        parameters = read_parameters(form.texts)
+        parameters = self._painting.complete(read_parameters(form.texts))
         return form, parameters
 
     async def _admit(self, request: Request) -> AdmittedRequest:

@@ -10,7 +10,7 @@ import base64
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from starlette.requests import Request
@@ -208,6 +208,7 @@ class OpenAIEdits:
         # 2. Read the request.
         form = await read_form(request, FIELDS)
         options = read_options(form.texts)
+        options = replace(options, parameters=self._painting.complete(options.parameters))
         with contextlib.ExitStack() as until_answered:
             admitted = until_answered.enter_context(await self._admit(request, form, options))
             del form

@@ -17,6 +17,7 @@ from sd_inpaint.errors import (
     ImageTooLargeError,
     InpaintError,
     InvalidImageError,
+    InvalidLorasError,
     InvalidMaskError,
     InvalidOutputError,
     InvalidParameterError,
@@ -63,8 +64,8 @@ NOT_OPEN = (
 READS_PICTURE = (InvalidParameterError, InvalidImageError, ImageTooLargeError, QueueFullError, DeadlineExceededError)
 """What a caller can meet whose picture is read."""
 
-READS_PAIR = (*READS_PICTURE, InvalidMaskError, SizeMismatchError)
-"""The same, with a mask."""
+READS_PAIR = (*READS_PICTURE, InvalidMaskError, SizeMismatchError, InvalidLorasError)
+"""The same, with a mask and parameters."""
 
 PAINTS = (
     DeadlineExceededError,
@@ -106,6 +107,15 @@ class Painting:
     def model(self) -> str:
         """The model's name as callers know it."""
         return self._settings.model_name
+
+    def complete(self, parameters: InpaintParameters) -> InpaintParameters:
+        """Fills in what a request leaves to this server, as :meth:`~sd_inpaint.painter.Painter.complete`."""
+        return self._painter.complete(parameters)
+
+    @property
+    def loras(self) -> list[dict[str, object]]:
+        """The LoRAs that requests may name, as :attr:`~sd_inpaint.painter.Painter.loras`."""
+        return self._painter.loras
 
     @property
     def longest_seconds(self) -> float:

@@ -33,7 +33,14 @@ export class Comparison {
 		return Boolean(this.view.before);
 	}
 
+	#sweep = 0; // counts sweeps, and what ends them
+
 	set(share) {
+		this.#sweep++;
+		this.#split(share);
+	}
+
+	#split(share) {
 		this.view.split = Math.min(1, Math.max(0, share));
 		this.view.draw("picture");
 	}
@@ -41,14 +48,14 @@ export class Comparison {
 	// Uncovers a result from right to left.
 	sweep() {
 		if (matchMedia("(prefers-reduced-motion: reduce)").matches) return this.set(0);
-		const began = performance.now();
+		const began = performance.now(), sweep = ++this.#sweep;
 		const step = (now) => {
-			if (!this.isPossible) return;
+			if (!this.isPossible || sweep !== this.#sweep) return;
 			const share = Math.min(1, Math.max(0, (now - began) / SWEEP_MILLISECONDS));
-			this.set((1 - share) ** 3);
+			this.#split((1 - share) ** 3);
 			if (share < 1) requestAnimationFrame(step);
 		};
-		this.set(1);
+		this.#split(1);
 		requestAnimationFrame(step);
 	}
 

@@ -39,7 +39,7 @@ export function drawIcons() {
 			path.setAttribute("d", d);
 			icon.append(path);
 		}
-		if (!each.textContent) each.ariaLabel = each.title.split(" (")[0];
+		if (!each.textContent) each.setAttribute("aria-label", each.title.split(" (")[0]);
 		each.prepend(icon);
 	}
 }

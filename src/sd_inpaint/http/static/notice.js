@@ -10,7 +10,7 @@ export function say(text, options = {}) {
 	topic = options.topic ?? "";
 	clearTimeout(timer);
 	if (text && options.tone !== "wrong" && topic !== "health") timer = setTimeout(() => say(""), SHOWN_MILLISECONDS);
-	$("message").textContent = text;
+	if ($("message").textContent !== text) $("message").textContent = text; // said once to those who listen
 	$("notice").className = options.tone ?? "";
 	document.body.classList.toggle("has-words", Boolean(text));
 	const button = $("notice-action");

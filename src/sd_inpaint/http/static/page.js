@@ -56,6 +56,7 @@ const isBusyHere = () => Boolean(job) && documents.current?.key === job.request.
 // What covers the stage's edges, so that a fitted picture lies beside it.
 function insets() {
 	const top = Math.max(44, $("options").offsetHeight) + 20;
+	if (innerHeight <= 560 && !isNarrow()) return { left: 118, top: top - 8, right: 12, bottom: $("ask").offsetHeight + 14 };
 	// A line above the prompt comes and goes; the picture stays where it is.
 	return isNarrow() ? { left: 8, top, right: 8, bottom: 62 } : { left: 84, top: top + 8, right: 24, bottom: $("prompt").offsetHeight + 112 };
 }
@@ -326,7 +327,7 @@ async function connect() {
 	try {
 		const info = await service.info();
 		limits = info.limits;
-		settings.describe(info.parameters);
+		settings.describe(info);
 		showAbility(info.subjects, (name) => { settings.set("prompt", name); settings.refresh(); if (mode() !== "empty") $("prompt").focus(); });
 		$("model").textContent = info.device ? `${info.model} on ${info.device}` : info.model;
 		isReady = true;

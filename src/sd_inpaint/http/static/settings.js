@@ -4,24 +4,19 @@ import { $, element } from "./element.js";
 import { caption, choice } from "./words.js";
 
 const FIRST = ["negative_prompt", "num_inference_steps", "guidance_scale", "seed"];
-const ELSEWHERE = ["prompt", "num_images"]; // beside the button
+const ELSEWHERE = ["prompt", "num_images", "speed"]; // beside the button, and above the fields
 const LEFT_OUT = ["output_format", "quality"]; // the page shows what keeps every pixel
-const QUALITIES = [["Draft", 15], ["Good", 30], ["Best", 50]];
 const RANDOM_SEEDS = 2 ** 32;
 
 export class Settings extends EventTarget {
 	isSeedKept = false;
 	#controls = new Map();
+	#speeds = {};
 
 	constructor() {
 		super();
 		const changed = () => { this.refresh(); this.dispatchEvent(new Event("change")); };
 		for (const id of ["settings-body", "count"]) $(id).addEventListener("input", changed);
-		$("quality").append(...QUALITIES.map(([name, steps]) => {
-			const button = element("button", { type: "button", textContent: name, title: `${steps} steps` });
-			button.addEventListener("click", () => { this.set("num_inference_steps", steps); changed(); });
-			return button;
-		}));
 		$("keep-seed").addEventListener("click", () => {
 			this.isSeedKept = !this.isSeedKept;
 			if (this.isSeedKept && this.get("seed") === "") this.set("seed", newSeed());
@@ -31,17 +26,39 @@ export class Settings extends EventTarget {
 	}
 
 	// Makes the fields, once.
-	describe(parameters) {
+	describe({ parameters, defaults = {}, speeds = {}, loras = [] }) {
 		if (this.#controls.size) return;
-		for (const [name, about] of Object.entries(parameters)) {
-			if (LEFT_OUT.includes(name)) continue;
-			const control = name === "prompt" ? $("prompt") : name === "num_images" ? makeCount(about) : makeControl(name, about);
+		this.#speeds = speeds;
+		for (const [name, told] of Object.entries(parameters)) {
+			if (LEFT_OUT.includes(name) || (name === "loras" && !loras.length)) continue;
+			const about = { ...told, default: defaults[name] ?? told.default };
+			const control = name === "prompt" ? $("prompt") : name === "num_images" ? makeCount(about) : name === "speed" ? this.#makeSpeed(about) : makeControl(name, about);
 			if (name === "prompt") control.maxLength = about.max_length ?? 10_000;
 			this.#controls.set(name, { control, about });
 			if (!ELSEWHERE.includes(name)) $(FIRST.includes(name) ? "fields" : "more-fields").append(makeLabel(name, about, control));
 		}
 		this.set("seed", "");
 		this.refresh();
+	}
+
+	#makeSpeed({ choices, default: value }) {
+		$("quality").append(...choices.map((name) => {
+			const button = element("button", { textContent: choice(name), value: name });
+			button.addEventListener("click", () => { this.#hurry(name); $("quality").dispatchEvent(new Event("input", { bubbles: true })); });
+			return button;
+		}));
+		return element("input", { type: "hidden", name: "speed", value });
+	}
+
+	// Takes a speed, and with it all that it stands for.
+	#hurry(speed) {
+		this.set("speed", speed);
+		for (const name of Object.keys(this.#speeds[speed] ?? {})) this.set(name, this.#default(name));
+	}
+
+	// What the service takes for a field that is not sent.
+	#default(name) {
+		return this.#speeds[this.get("speed")]?.[name] ?? this.#controls.get(name)?.about.default ?? "";
 	}
 
 	get(name) {
@@ -66,14 +83,16 @@ export class Settings extends EventTarget {
 
 	// What differs from the service's own defaults.
 	changed() {
-		const entries = [...this.#controls].filter(([name]) => name !== "prompt" && name !== "seed").map(([name, { about }]) => [name, this.get(name), about]);
-		return Object.fromEntries(entries.filter(([, value, about]) => value !== "" && value !== String(about.default ?? "")).map(([name, value]) => [name, value]));
+		const entries = [...this.#controls.keys()].filter((name) => name !== "prompt" && name !== "seed").map((name) => [name, this.get(name)]);
+		const about = this.#controls.get("speed")?.about;
+		return Object.fromEntries(entries.filter(([name, value]) => value !== "" && value !== String(name === "speed" ? about.default : this.#default(name))));
 	}
 
 	// Sets all as a request had it, and keeps its seed.
 	apply(values, isSeedKept = true) {
 		this.reset();
 		$("prompt").value = values.prompt ?? ""; // also before the service has described itself
+		if (values.speed) this.#hurry(values.speed);
 		for (const [name, value] of Object.entries(values)) this.set(name, value);
 		this.isSeedKept = isSeedKept;
 		this.refresh();
@@ -101,7 +120,7 @@ export class Settings extends EventTarget {
 	refresh() {
 		$("keep-seed").setAttribute("aria-pressed", String(this.isSeedKept));
 		$("seed-text").textContent = this.isSeedKept ? `Seed ${this.get("seed")}` : "New seed";
-		[...$("quality").children].forEach((button, i) => button.setAttribute("aria-pressed", String(Number(this.get("num_inference_steps")) === QUALITIES[i][1])));
+		for (const button of $("quality").children) button.setAttribute("aria-pressed", String(button.value === this.get("speed")));
 		const seed = this.#controls.get("seed")?.control;
 		if (seed) seed.readOnly = !this.isSeedKept;
 		$("paint").textContent = this.get("prompt") ? "Paint" : "Remove";

@@ -22,6 +22,7 @@ const CAPTIONS = {
 	mask: ["Mask", ""],
 	prompt: ["Prompt", ""],
 	num_images: ["Pictures", ""],
+	loras: ["LoRAs", "Names and weights, as in name:0.8,other:0.5."],
 };
 
 const CHOICES = {

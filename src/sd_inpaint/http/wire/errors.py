@@ -45,6 +45,7 @@ STATUSES = {
     "image_too_large": 413,
     "unsupported_media_type": 415,
     "content_flagged": 422,
+    "invalid_loras": 422,
     # As the IETF's draft on the Idempotency-Key header says (draft-ietf-httpapi-idempotency-key-header).
     "idempotency_conflict": 422,
     "queue_full": 429,

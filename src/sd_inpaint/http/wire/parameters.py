@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core.core_schema import ErrorType
 
 from sd_inpaint.errors import InvalidParameterError, MissingFieldError
-from sd_inpaint.prompt_syntax import parse
-from sd_inpaint.schema import InpaintParameters
+from sd_inpaint.prompt_syntax import parse, take_loras
+from sd_inpaint.schema import InpaintParameters, PromptSyntax
 
 _WHOLE = re.compile(r"\s*([+-]?\d{1,25})(?:\.0{0,25})?\s*", re.ASCII)
 _DECIMAL = re.compile(r"\s*([+-]?(?:\d{1,25}(?:\.\d{0,50})?|\.\d{1,50})(?:[eE][+-]?\d{1,3})?)\s*", re.ASCII)
@@ -191,6 +191,7 @@ def describe_type(field: FieldInfo) -> str:
 
 def _checked(known: Mapping[str, object], texts: Mapping[str, str], aliases: Mapping[str, str]) -> InpaintParameters:
     fields = InpaintParameters.model_fields
+    texts = _with_loras(texts, known)
     values = {name: _read(name, fields[name], text, aliases) for name, text in texts.items()}
     try:
         parameters = InpaintParameters.model_validate({**known, **values})
@@ -204,6 +205,17 @@ def _checked(known: Mapping[str, object], texts: Mapping[str, str], aliases: Map
         if name in texts and parameters.syntax is not None:
             parse(texts[name], parameters.syntax, name=name)
     return parameters
+
+
+def _with_loras(texts: Mapping[str, str], known: Mapping[str, object]) -> Mapping[str, str]:
+    """Puts the LoRAs of a prompt in the web UI's language beside those that ``loras`` has."""
+    syntax = texts.get("prompt_syntax", str(known.get("prompt_syntax", ""))).strip()
+    if syntax != PromptSyntax.A1111 or "<lora:" not in texts.get("prompt", ""):
+        return texts
+    if not _SWITCHES.get(texts.get("prompt_weights", "true").strip().lower(), True):
+        return texts  # taken literally
+    prompt, loras = take_loras(texts["prompt"])
+    return {**texts, "prompt": prompt, "loras": ",".join(filter(None, (texts.get("loras", ""), loras)))}
 
 
 def _kind(field: FieldInfo) -> type:

@@ -4,6 +4,7 @@ import base64
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -40,6 +41,7 @@ from sd_inpaint.http.wire.results import describing_headers, encode_all
 from sd_inpaint.imaging import codecs, provenance
 from sd_inpaint.imaging.codecs import ImageFormat
 from sd_inpaint.imaging.pair import read_opacity
+from sd_inpaint.prompt_syntax import write_lora_tags
 from sd_inpaint.schema import InpaintResult
 
 
@@ -60,6 +62,7 @@ class A1111:
             "upscalers": lambda: lists.UPSCALERS,
             "cmd-flags": lambda: lists.COMMAND_FLAGS,
             "options": lambda: list_settings(model),
+            "loras": lambda: lists.list_loras(self._painting.loras),
             "memory": lambda: lists.measure_memory(self._painting.device_memory()),
             **{name: functools.partial(lists.EMPTY.get, name) for name in lists.EMPTY},
         }
@@ -87,6 +90,7 @@ class A1111:
         # 2. Read the request.
         body = await read_json_body(request)
         call = await self._painting.work(lambda: read_call(parse_json_object(body), self._painting.model))
+        call = replace(call, parameters=self._painting.complete(call.parameters))
         read_mask = functools.partial(read_opacity, rounds=call.rounds_mask)
         with await self._painting.admit(request, call.image, call.mask, call.parameters, read_mask) as admitted:
             _check_size(call, admitted)
@@ -153,6 +157,7 @@ class A1111:
         seeds = [seed for seed, _ in files]
         texts = [provenance.texts(parameters, result, seed, model=model).get("parameters", "") for seed in seeds]
         echo = {theirs: getattr(parameters, ours) for theirs, ours in TEXTS.items()}
+        echo["prompt"] += write_lora_tags(parameters.loras)
         info = {
             **echo,
             "seed": seeds[0],
@@ -160,7 +165,7 @@ class A1111:
             "subseed": -1,
             "all_subseeds": [-1] * len(seeds),
             "subseed_strength": 0,
-            "all_prompts": [parameters.prompt] * len(seeds),
+            "all_prompts": [echo["prompt"]] * len(seeds),
             "all_negative_prompts": [parameters.negative_prompt] * len(seeds),
             "sampler_name": call.sampler.name,
             "batch_size": len(seeds),

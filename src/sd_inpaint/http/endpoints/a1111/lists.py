@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,12 +51,20 @@ class UpscalerItem(TypedDict):
     scale: float
 
 
+class LoraItem(TypedDict):
+    """A LoRA, as the web UI lists it."""
+
+    name: str
+    alias: str
+    path: str
+    metadata: dict[str, Any]
+
+
 EMPTY: dict[str, Any] = {
     "extensions": [],
     "face-restorers": [],
     "hypernetworks": [],
     "latent-upscale-modes": [],
-    "loras": [],
     "prompt-styles": [],
     "realesrgan-models": [],
     "script-info": [],
@@ -78,6 +87,12 @@ COMMAND_FLAGS = {"api": True, "api_auth": None, "nowebui": True}
 def list_models(model: str) -> list[ModelItem]:
     """Returns the one model that is served."""
     return [{"title": model, "model_name": model, "hash": None, "sha256": None, "filename": model, "config": None}]
+
+
+def list_loras(loras: Sequence[Mapping[str, object]]) -> list[LoraItem]:
+    """Returns the LoRAs; there is no path of this machine in it."""
+    names = [str(lora["name"]) for lora in loras]
+    return [{"name": name, "alias": name, "path": f"{name}.safetensors", "metadata": {}} for name in names]
 
 
 def list_samplers() -> list[SamplerItem]:

@@ -80,6 +80,7 @@ class PngInfo(TypedDict):
 
 _LISTED: Final[Mapping[str, tuple[str, Any]]] = {
     "cmd-flags": ("The flags of a web UI that were like this server.", dict[str, Any]),
+    "loras": ("The LoRAs that <lora:…> may name in a prompt.", list[lists.LoraItem]),
     "memory": ("Memory of this process and of a CUDA device, in bytes.", dict[str, Any]),
     "options": ("The settings, at the values that are served.", dict[str, Any]),
     "samplers": ("The names that sampler_name accepts.", list[lists.SamplerItem]),
