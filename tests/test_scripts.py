@@ -27,6 +27,9 @@ def modules(script: Path) -> set[str]:
     return {name for name in found if not text.count(f"{name}.$1")}
 
 
+STARTED_BY_OTHERS = {"tools.bench.contestants"}
+"""Processes of a command: nobody runs them by hand."""
+
 RUN = {script.name: modules(script) for script in SCRIPTS}
 
 
@@ -62,7 +65,7 @@ class TestCommands:
         """Nobody has to know where in tools/ something is to run it."""
         paths = [path for path in (ROOT / "tools").rglob("*.py") if '__name__ == "__main__"' in path.read_text("utf-8")]
         runnable = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for path in paths}
-        assert runnable == set().union(*RUN.values())
+        assert runnable - STARTED_BY_OTHERS == set().union(*RUN.values())
 
     @pytest.mark.parametrize("script", ["bench", "demo-model"])
     @pytest.mark.parametrize("arguments", [(), ("nonsense",), ("../demo",)])

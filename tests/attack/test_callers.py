@@ -133,13 +133,23 @@ class TestKeys:
             check_shape(app.post(), 401, "unauthorized")
 
     def test_wrong_keys_are_slowed_down(self, app: JobsApp) -> None:
-        """After ten wrong keys in a minute nothing is compared: even the right one is a 429; probes still answer."""
+        """After ten wrong keys in a minute a key that might be guessed is a 429, even the right one; probes answer."""
         for number in range(MAX_WRONG_KEYS):
             check_shape(app.client.get("/sd-inpaint/info", headers={"X-API-Key": f"{number}"}), 401, "unauthorized")
         refusal = app.client.get("/sd-inpaint/info", headers=ALICE)
         assert check_shape(refusal, 429, "rate_limited")["limit"] == "wrong_keys"
         assert 1 <= int(refusal.headers["retry-after"]) <= 6
         assert app.client.get(HEALTH).status_code == 200
+
+    def test_wrong_keys_lock_nobody_out(self, tmp_path: Path) -> None:
+        """Whoever has a long key is served beside one who tries keys from the same address; long wrong ones are not."""
+        key = "k" * 24
+        with serving(tmp_path, table("alice", key)) as app:
+            for number in range(3 * MAX_WRONG_KEYS):
+                app.client.get("/sd-inpaint/info", headers={"X-API-Key": f"{number}"})
+            assert app.client.get("/sd-inpaint/info", headers={"X-API-Key": key}).status_code == 200
+            refusal = app.client.get("/sd-inpaint/info", headers={"X-API-Key": "w" * 24})
+            check_shape(refusal, 429, "rate_limited")
 
     def test_no_key_is_not_a_wrong_key(self, app: JobsApp) -> None:
         """Requests without a key lock nobody out."""

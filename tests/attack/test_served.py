@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 CAP = 3 * 1024**3
 """A third of what the same floods took before there was a cap."""
 
-FLOOD_SECONDS = 20.0
+FLOOD_SECONDS = 10.0
 """How long the callers of a flood wait."""
 
 HEALTH_SECONDS = 5.0

@@ -1,5 +1,7 @@
 """What a caller may use."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,33 @@ def test_requests_a_minute() -> None:
     account.count_request()
     with pytest.raises(RateLimitedError):
         account.count_request()
+
+
+def test_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred requests at once wait for nothing, more wait in line, and those far behind are refused."""
+    account, clock = make_account()
+    waits = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+
+    async def take(count: int) -> None:
+        for _ in range(count):
+            await account.wait_for_turn()
+
+    asyncio.run(take(100))
+    assert waits == []
+    asyncio.run(take(500))
+    assert waits == pytest.approx([n / 100 for n in range(1, 501)])
+    with pytest.raises(RateLimitedError) as refused:
+        asyncio.run(take(1))
+    assert refused.value.facts["limit"] == "requests_per_second"
+    clock.now += 7
+    waits.clear()
+    asyncio.run(take(100))
+    assert waits == []
 
 
 def test_concurrency() -> None:

@@ -94,7 +94,8 @@ def check(response: Any) -> Any:
     """Asserts that an answer is a result, or an error of the caller's in the one shape; gives the error."""
     if response.status_code == 200:
         return None
-    assert response.status_code in (400, 406, 413, 415), response.text
+    names_a_lora = response.status_code == 422 and response.json()["code"] == "invalid_loras"
+    assert names_a_lora or response.status_code in (400, 406, 413, 415), response.text
     error = response.json()
     assert set(error) >= {"error", "code"}
     assert len(response.content) < 2000

@@ -231,7 +231,8 @@ def test_caller_who_leaves_frees_the_device(server: Server) -> None:
         sock.sendall(body)
         wait_for(lambda: queue(server)["jobs"] == 1)
         before = queue(server)["seconds"]
-        wait_for(lambda: queue(server)["seconds"] < before)
+        # A machine that gets busier makes the rest look longer for a while.
+        wait_for(lambda: queue(server)["seconds"] < before, 90)
         step_seconds = queue(server)["seconds"] / 150
     left = time.monotonic()
     wait_for(lambda: queue(server)["jobs"] == 0)

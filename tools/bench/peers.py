@@ -49,6 +49,7 @@ class Process:
         self.name = kind
         command = [sys.executable, "-P", "-m", "tools.bench.contestants", kind, model, device]
         environment = os.environ | {"XDG_CACHE_HOME": str(cache), "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
         self._log = folder / f"{kind}.log"
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

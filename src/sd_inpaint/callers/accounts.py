@@ -1,5 +1,6 @@
 """What each caller uses of this process, and what they may use."""
 
+import asyncio
 import math
 import threading
 import time
@@ -16,6 +17,12 @@ MAX_ACCOUNTS = 4096
 
 MINUTE = 60.0
 HOUR = 3600.0
+
+REQUESTS_PER_SECOND = 100
+"""Of one caller, and as many at once. Each keeps the event loop busy for one to three milliseconds, whatever it is."""
+
+MAX_TURN_SECONDS = 5.0
+"""How long a request waits for its turn at that pace."""
 
 BUSY_RETRY_SECONDS = 5
 """Nobody knows when one of a caller's requests ends."""
@@ -34,6 +41,7 @@ class Account:
         self._clock = clock
         self._lock = threading.Lock()
         self._in_progress = 0
+        self._pace = Allowance(REQUESTS_PER_SECOND, 1.0, clock())
         self.set_limits(limits)
 
     def set_limits(self, limits: CallerLimits) -> None:
@@ -60,6 +68,25 @@ class Account:
             limit="requests_per_minute",
             retry_after_seconds=math.ceil(wait_seconds),
         )
+
+    async def wait_for_turn(self) -> None:
+        """Holds back a request of a caller who sends them faster than others could be served beside them.
+
+        Raises:
+            RateLimitedError: If it would take too long.
+        """
+        with self._lock:
+            wait_seconds = self._pace.wait_seconds(self._clock(), 1.0)
+            if wait_seconds <= MAX_TURN_SECONDS:
+                self._pace.take(1.0)
+        if wait_seconds > MAX_TURN_SECONDS:
+            raise RateLimitedError(
+                f"More than {REQUESTS_PER_SECOND} requests a second.",
+                limit="requests_per_second",
+                retry_after_seconds=math.ceil(wait_seconds),
+            )
+        if wait_seconds:
+            await asyncio.sleep(wait_seconds)
 
     def begin(self, *, force: bool = False) -> None:
         """Counts something that is in progress until :meth:`end`.

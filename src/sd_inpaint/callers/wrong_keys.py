@@ -39,7 +39,7 @@ class WrongKeys:
         return len(self._addresses)
 
     def check(self, address: str) -> None:
-        """Raises RateLimitedError if too many wrong keys have come from an address, without a look at this one."""
+        """Raises RateLimitedError if too many wrong keys have come from an address."""
         allowance = self._addresses.get(address)
         wait_seconds = 0.0 if allowance is None else allowance.wait_seconds(self._clock(), 1.0)
         if wait_seconds:

@@ -27,7 +27,13 @@ from sd_inpaint.http.bento.internals import (
     trust_proxies,
 )
 from sd_inpaint.http.bento.metrics import Gauges
-from sd_inpaint.http.bento.process import RESERVED_FILES, bound_malloc_arenas, keep_heap_trimmed, raise_file_limit
+from sd_inpaint.http.bento.process import (
+    RESERVED_FILES,
+    bound_malloc_arenas,
+    keep_heap_trimmed,
+    raise_file_limit,
+    share_interpreter,
+)
 from sd_inpaint.http.bento.protocol import serving_protocol
 from sd_inpaint.http.endpoints.a1111.dialect import A1111
 from sd_inpaint.http.endpoints.health import Health, describe_health
@@ -47,6 +53,7 @@ from sd_inpaint.http.middleware.error_shape import ErrorShape
 from sd_inpaint.http.middleware.origins import Hosts, Origins
 from sd_inpaint.http.middleware.path_prefix import PathPrefix
 from sd_inpaint.http.middleware.routing import Routing
+from sd_inpaint.http.middleware.shared_metrics import SharedMetrics
 from sd_inpaint.http.middleware.tracing import Tracing
 from sd_inpaint.http.middleware.unread_body import UnreadBody
 from sd_inpaint.http.wire.operations import Operation
@@ -185,6 +192,7 @@ class Application:
         settings = self.settings
         bound_malloc_arenas()
         keep_heap_trimmed()
+        share_interpreter()
         limits = ConnectionLimits(
             connections=min(settings.max_connections, raise_file_limit() - RESERVED_FILES),
             per_address=settings.max_connections_per_address,
@@ -216,8 +224,9 @@ class Application:
             *([Middleware(Hosts, names=settings.allowed_hosts)] if self._checks_hosts else []),
             Middleware(Origins, origins=origins),
             Middleware(Routing, routes=app.router.routes),
-            Middleware(ApiKeys, keyring=self._keyring, exempt=OPEN_PATHS),
+            Middleware(ApiKeys, keyring=self._keyring, exempt=OPEN_PATHS, accounts=self._accounts),
             Middleware(CallerUsage, accounts=self._accounts, exempt=OPEN_PATHS),
+            Middleware(SharedMetrics),
         ]
         unwanted: tuple[object, ...] = (TimeoutMiddleware, OpenTelemetryMiddleware)
         inner = [middleware for middleware in app.user_middleware if middleware.cls not in unwanted]

@@ -38,13 +38,13 @@ def declare(application: Application) -> bentoml.Service[Any]:
             """Makes the application that is served."""
             application.prepare_process()
             app = super().to_asgi(is_main)
-            app.router.routes.insert(0, docs.docs_route(lambda: self.openapi_spec))
+            app.router.routes.insert(0, docs.docs_route(lambda: application.openapi(self.name)))
             return application.surround(app)
 
         @property
         def openapi_spec(self) -> OpenAPISpecification:
-            """What ``/docs.json`` shows."""
-            return application.openapi(self.name)
+            """What stands in a Bento: made of the defaults, since the builder's own settings have no business there."""
+            return Application(Settings.model_construct()).openapi(self.name)
 
     @bentoml.service(
         name="SDInpaint",

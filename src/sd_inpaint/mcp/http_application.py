@@ -42,6 +42,7 @@ def http_application(server: MCPServer[Any], settings: Settings, *, max_body_byt
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     keyring = make_keyring(settings)
+    accounts = Accounts(keyring.limits_of)
     origins = AllowedOrigins(settings.cors_origins, needs_key=settings.needs_key)
     checks_hosts = not settings.needs_key or bool(settings.allowed_hosts)
     app.user_middleware[:0] = [
@@ -49,8 +50,8 @@ def http_application(server: MCPServer[Any], settings: Settings, *, max_body_byt
         Middleware(ErrorShape),
         *([Middleware(Hosts, names=settings.allowed_hosts)] if checks_hosts else []),
         Middleware(Origins, origins=origins),
-        Middleware(ApiKeys, keyring=keyring, exempt=()),
-        Middleware(CallerUsage, accounts=Accounts(keyring.limits_of), exempt=()),
+        Middleware(ApiKeys, keyring=keyring, exempt=(), accounts=accounts),
+        Middleware(CallerUsage, accounts=accounts, exempt=()),
     ]
     return app
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from sd_inpaint.diffusion import devices, direct_loading, weights
+from sd_inpaint.diffusion.openvino import backend as backend_module
 from sd_inpaint.diffusion.openvino import converter
 from sd_inpaint.diffusion.openvino.backend import OpenVinoBackend
+from sd_inpaint.diffusion.openvino.choice import Choice
 from sd_inpaint.diffusion.openvino.openvino_runner import OpenVinoRunner
 from sd_inpaint.settings import Settings
 
@@ -61,6 +63,18 @@ def test_converted_model_serves_from_the_start_without_torchs_weights(
 
 
 @pytest.mark.timeout(WAIT_SECONDS + 60)
+def test_what_was_converted_stays_in_use_where_it_is_hardly_faster(
+    monkeypatch: pytest.MonkeyPatch, model_folder: Path, conversions: Path, tmp_path: Path
+) -> None:
+    """A start on a busy machine does not change the plan; without a conversion, none is made for so little."""
+    close = Choice(False, "OpenVINO is 1.05 times as fast", keeps=True)
+    monkeypatch.setattr(backend_module, "choose_backend", lambda *_: close)
+    assert load(model_folder, tmp_path, backend="auto").plan == "torch-float32"
+    assert not list(tmp_path.glob("openvino/*/*/unet.xml"))
+    shutil.copytree(conversions, tmp_path / "openvino", dirs_exist_ok=True)
+    assert load(model_folder, tmp_path, backend="auto").plan == "openvino-float32"
+
+
 def test_damaged_conversion_is_made_again_while_torch_serves(
     model_folder: Path, conversions: Path, tmp_path: Path, backends: list[OpenVinoBackend]
 ) -> None:

@@ -22,9 +22,10 @@ FULL_SIZE = Probe(channels=320, side=64)
     [
         (1.3, True, "1.3 times as fast as torch"),
         (1.05, False, "1.05 times as fast in bfloat16"),
+        (0.8, False, "0.80 times as fast in bfloat16"),
         (None, False, "fails"),
     ],
-    ids=["faster", "hardly faster", "broken"],
+    ids=["faster", "hardly faster", "slower", "broken"],
 )
 def test_auto_follows_the_measurement(
     monkeypatch: pytest.MonkeyPatch, gain: float | None, expected: bool, reason: str
@@ -39,6 +40,7 @@ def test_auto_follows_the_measurement(
     monkeypatch.setattr(choice, "openvino_gain", measure)
     found = choose_backend(Settings(), CPU, FULL_SIZE)
     assert found.is_openvino is expected
+    assert found.keeps is (gain == 1.05), "what is converted stays in use where it does no harm"
     assert reason in found.reason
 
 

@@ -95,3 +95,9 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     done, given_back = python(TRIM)
     assert done == "True"
     assert int(given_back) >= 80
+
+
+def test_threads_take_turns_often() -> None:
+    """A thread that waits for the interpreter gets it after half a millisecond."""
+    code = "import sys; from sd_inpaint.http.bento.process import share_interpreter as share; share(); "
+    assert python(code + "print(sys.getswitchinterval())") == ["0.0005"]

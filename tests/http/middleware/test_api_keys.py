@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sd_inpaint.callers.accounts import Account
 from tests.support.edge import HEALTH, INPAINT, KEYS, ORIGIN, PREFLIGHT, check_shape, form, make_app
 
 
@@ -66,3 +67,21 @@ def test_probes_and_preflights_need_no_key() -> None:
     with make_app(api_keys=KEYS) as app:
         assert {app.client.get(path).status_code for path in (HEALTH, "/readyz", "/livez", "/healthz")} == {200}
         assert app.client.options(INPAINT, headers=PREFLIGHT).status_code == 200
+
+
+def test_everybody_waits_for_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests with a key keep its pace, those that are refused their address's, and probes none."""
+    turns = []
+
+    async def wait_for_turn(account: Account) -> None:
+        turns.append(account.label)
+
+    monkeypatch.setattr(Account, "wait_for_turn", wait_for_turn)
+    with make_app(api_keys=KEYS) as app:
+        app.client.get(HEALTH)
+        assert turns == []
+        app.client.get("/sd-inpaint/info")
+        app.client.get("/sd-inpaint/info", headers={"X-API-Key": "wrong"})
+        assert turns == ["@testclient"] * 2
+        app.client.get("/sd-inpaint/info", headers={"X-API-Key": "first-key"})
+        assert turns[2].startswith("key-")

@@ -16,8 +16,10 @@ from sd_inpaint.http.wire.errors import STATUSES, error_response
 
 
 def all_errors(root: type[InpaintError]) -> Iterator[type[InpaintError]]:
-    """Yields every error class there is."""
+    """Yields every error class that the service has; its client's are answers that never left a server."""
     for error_class in root.__subclasses__():
+        if error_class.__module__.startswith("sd_inpaint.client"):
+            continue
         yield error_class
         yield from all_errors(error_class)
 

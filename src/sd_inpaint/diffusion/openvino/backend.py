@@ -49,13 +49,15 @@ class OpenVinoBackend:
         self._unet: ConvertedUNet | None = None
         self._found: Path | None = None
         self.plan = {"backend": {"value": "torch", "reason": choice.reason}}
-        if choice.is_openvino:
+        if choice.is_openvino or choice.keeps:
             unet = ConvertedUNet.of(source, device.dtype, settings)
+            found = None if isinstance(unet, str) else unet.find()
+            if found is None and not choice.is_openvino:
+                return
             if isinstance(unet, str):
                 self._stay(unet)
             else:
-                self._unet = unet
-                self._found = unet.find()
+                self._unet, self._found = unet, found
 
     @property
     def is_ready(self) -> bool:

@@ -13,6 +13,10 @@ from sd_inpaint.settings import Settings
 LEAST_GAIN: Final = 1.1
 """Times as fast as torch. Measured: 1.2 to 1.4 in bfloat16 with AVX512-BF16, 1.0 to 1.05 in float32."""
 
+KEEPING_GAIN: Final = 0.9
+"""What was converted before stays in use down to this: a busy moment at a start must not change the plan, and with it
+the bytes of a picture."""
+
 LEAST_CHANNELS: Final = 128
 """Of the outermost level: a step of a narrower model takes milliseconds."""
 
@@ -24,10 +28,12 @@ class Choice:
     Attributes:
         is_openvino: Whether OpenVINO does, as soon as it can.
         reason: Why, for ``/sd-inpaint/info``.
+        keeps: Whether OpenVINO does all the same if the model is converted already.
     """
 
     is_openvino: bool
     reason: str
+    keeps: bool = False
 
 
 def choose_backend(settings: Settings, device: Device, probe: Probe | None) -> Choice:
@@ -58,7 +64,8 @@ def choose_backend(settings: Settings, device: Device, probe: Probe | None) -> C
     except Exception as error:  # noqa: BLE001  # torch serves, whatever OpenVINO's trouble is
         return Choice(False, f"OpenVINO fails on this machine: {error}")
     if gain < LEAST_GAIN:
-        return Choice(False, f"OpenVINO is {gain:.2f} times as fast in {dtype_name(device.dtype)}, measured")
+        reason = f"OpenVINO is {gain:.2f} times as fast in {dtype_name(device.dtype)}, measured"
+        return Choice(False, reason, keeps=gain >= KEEPING_GAIN)
     return Choice(True, f"{gain:.1f} times as fast as torch on this processor, measured")
 
 

@@ -20,7 +20,7 @@ def usage_of(connection: HTTPConnection) -> Usage:
 
 
 class CallerUsage:
-    """Counts requests into their callers' accounts, and refuses those beyond a caller's limits.
+    """Counts requests into their callers' accounts, and holds back or refuses those beyond a caller's limits.
 
     Args:
         app: What comes after it.
@@ -41,6 +41,7 @@ class CallerUsage:
         account = self._accounts.of(scope["state"]["caller"])
         scope["state"]["usage"] = Usage(account)
         account.count_request()
+        await account.wait_for_turn()
         path: str = scope["path"]
         if scope["method"] != "POST" or (path.startswith(_LIGHT) and path != _HEAVY):
             await self._app(scope, receive, send)
