@@ -50,10 +50,9 @@ def locked_components(lock: str) -> Iterable[Component]:
     for found in _PACKAGE.finditer(lock):
         name, version = found["name"], found["version"]
         hashes = [HashType(alg=HashAlgorithm.SHA_256, content=each) for each in _HASH.findall(found["rest"])]
-        page = ExternalReference(
-            type=ExternalReferenceType.DISTRIBUTION,
-            url=XsUri(f"https://pypi.org/project/{name}/{version.partition('+')[0]}/"),
-            hashes=hashes,
-        )
         purl = PackageURL("pypi", name=name, version=version)
-        yield Component(name=name, version=version, purl=purl, bom_ref=f"{name}=={version}", external_references=[page])
+        # CycloneDX has checksums of several files only beside a reference; which index they come from is the reader's.
+        files = ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(purl.to_string()), hashes=hashes)
+        yield Component(
+            name=name, version=version, purl=purl, bom_ref=f"{name}=={version}", external_references=[files]
+        )

@@ -5,7 +5,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, Union, cast, get_args, get_origin
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen
 from pydantic import ValidationError
@@ -15,6 +15,8 @@ from pydantic_core.core_schema import ErrorType
 from sd_inpaint.errors import InvalidParameterError, MissingFieldError
 from sd_inpaint.prompt_syntax import parse, take_loras
 from sd_inpaint.schema import InpaintParameters, PromptSyntax
+
+T = TypeVar("T")
 
 _WHOLE = re.compile(r"\s*([+-]?\d{1,25})(?:\.0{0,25})?\s*", re.ASCII)
 _DECIMAL = re.compile(r"\s*([+-]?(?:\d{1,25}(?:\.\d{0,50})?|\.\d{1,50})(?:[eE][+-]?\d{1,3})?)\s*", re.ASCII)
@@ -124,12 +126,7 @@ def read_decimal(name: str, value: object) -> float:
     Raises:
         InvalidParameterError: If it is none.
     """
-    text = as_text(name, value)
-    try:
-        return _read_decimal(text)
-    except ValueError as error:
-        message = f"{name} must be a number, not {_shown(text)}."
-        raise InvalidParameterError(message, field=name, value=text[:SHOWN_CHARACTERS]) from error
+    return _read_as(name, value, _read_decimal, "a number")
 
 
 def read_switch(name: str, value: object) -> bool:
@@ -138,11 +135,15 @@ def read_switch(name: str, value: object) -> bool:
     Raises:
         InvalidParameterError: If it is neither.
     """
+    return _read_as(name, value, _read_switch, "true or false")
+
+
+def _read_as(name: str, value: object, read: Callable[[str], T], what: str) -> T:
     text = as_text(name, value)
     try:
-        return _read_switch(text)
+        return read(text)
     except ValueError as error:
-        message = f"{name} must be true or false, not {_shown(text)}."
+        message = f"{name} must be {what}, not {_shown(text)}."
         raise InvalidParameterError(message, field=name, value=text[:SHOWN_CHARACTERS]) from error
 
 
