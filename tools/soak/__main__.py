@@ -18,7 +18,7 @@ import httpx
 from sd_inpaint.jobs.runner import SWEEP_SECONDS
 from tools.soak.load import HEALTH, Findings, Load
 from tools.soak.process import SAMPLE_SECONDS, TTL_SECONDS, Sample, Sampler, Server, ServerError, free_port
-from tools.soak.report import Observed, check_held, find_problems, make_figures
+from tools.soak.report import Observed, check_gained, check_held, find_problems, make_figures
 
 START_SECONDS = 180.0
 
@@ -50,7 +50,7 @@ def soak(minutes: float, seed: int, *, any_size: bool = False) -> tuple[Findings
             with Sampler(server) as sampler:
                 asyncio.run(load.run(minutes * 60))
             server.check_running()
-            after = _settle(server, before)
+            after = _settle(server, before, minutes)
             # After the settling, most of them have had their time.
             asyncio.run(load.look_for_expired(TTL_SECONDS))
             asyncio.run(load.run_through_stop(server.begin_stop))
@@ -107,12 +107,13 @@ def _wait_healthy(server: Server) -> None:
     raise ServerError(f"The server was not healthy after {START_SECONDS:.0f} s:\n{server.log[-2000:]}")
 
 
-def _settle(server: Server, before: Sample) -> Sample:
+def _settle(server: Server, before: Sample, minutes: float) -> Sample:
     """Waits until all is given back, or has had its time; returns the last sample."""
     until = time.monotonic() + SETTLE_SECONDS
     while True:
         sample = server.sample()
-        if not check_held(before, sample) or time.monotonic() > until:
+        is_returned = not check_held(before, sample) and not check_gained(before, sample, minutes)
+        if is_returned or time.monotonic() > until:
             return sample
         time.sleep(SAMPLE_SECONDS)
 

@@ -142,6 +142,8 @@ class Load:
             forms = [self._form(draw, steps=40) for _ in range(SHUTDOWN_CALLS)]
             calls = [asyncio.create_task(self._send("stop", "POST", INPAINT, (200, 503), form)) for form in forms]
             await asyncio.sleep(PAUSE_SECONDS)
+            # Answered after the calls that came before it have been accepted, however busy the machine is.
+            await self._send("read", "GET", HEALTH, (200,))
             stop()
             for _ in range(SHUTDOWN_CALLS):
                 # Once nobody listens any more, there is no answer at all.
