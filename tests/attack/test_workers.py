@@ -82,6 +82,17 @@ def test_death_of_a_worker(pool: WorkerPool, number: int, error: type[Exception]
     assert call(pool, sum, [1, 2]) == 3
 
 
+def terminate() -> int:
+    """Is asked to end, as a service manager asks every process of a group; returns as if nothing had happened."""
+    kill(signal.SIGTERM)
+    return 7
+
+
+def test_a_worker_outlives_the_wish_to_end(pool: WorkerPool) -> None:
+    """SIGTERM to the whole group does not end a decoding: the server drains, and nobody's picture is called bad."""
+    assert call(pool, terminate) == 7
+
+
 def test_who_leaves_frees_the_worker(pool: WorkerPool) -> None:
     """Cancelled calls end at once, those that wait too: two that would run for ever keep nobody waiting."""
 

@@ -49,8 +49,9 @@ def receive(connection: socket.socket, size: int) -> bytes:
 def main() -> None:
     """Serves calls until the server is gone."""
     connection = socket.socket(fileno=int(sys.argv[1]))
-    # Ctrl+C in a terminal is the server's to handle.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # They reach a whole group of processes, and the server may still drain.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     _be_first_to_go()
     with contextlib.suppress(EOFError, OSError):
         while True:
