@@ -95,6 +95,15 @@ def test_root_path(monkeypatch: pytest.MonkeyPatch, value: str, path: str | None
     assert Settings.read(env_file=None).root_path == path
 
 
+@pytest.mark.parametrize("name", ["API_KEYS_FILE", "STATE_DIR", "CACHE_DIR", "C2PA_KEY"])
+def test_an_empty_value_undoes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What a file sets, an empty value in the environment takes back; no setting is a path to nowhere."""
+    (tmp_path / ".env").write_text(f"SD_INPAINT_{name}=somewhere\n", "utf-8")
+    assert getattr(Settings.read(tmp_path / ".env"), name.lower()) is not None
+    monkeypatch.setenv(f"SD_INPAINT_{name}", "")
+    assert getattr(Settings.read(tmp_path / ".env"), name.lower()) is None
+
+
 def test_settings_cannot_be_changed() -> None:
     """Settings are read once and stay."""
     with pytest.raises(ValidationError):

@@ -285,6 +285,11 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("cache_dir", "state_dir", "api_keys_file", "c2pa_certificate", "c2pa_key", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        return None if value == "" else value
+
     @classmethod
     def read(cls, env_file: str | os.PathLike[str] | None = ".env") -> Self:
         """Reads the environment, then ``env_file`` for settings that the environment leaves unset.

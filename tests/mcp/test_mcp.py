@@ -272,7 +272,11 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_over_stdin_with_a_service_of_its_own(folder: Path) -> None:
-    """The command that an assistant starts reads a file of its folder, paints with the demo model and writes a file."""
+    """The command that an assistant starts reads a file of its folder, paints with the demo model and writes a file.
+
+    The keys of a server that the same folder's settings are for are not asked for.
+    """
+    (folder / ".env").write_text("SD_INPAINT_API_KEYS=a-key-of-a-server\n", "utf-8")
     arguments = ["-m", "sd_inpaint", "mcp", "--demo", "--root", str(folder)]
     command = StdioServerParameters(command=sys.executable, args=arguments, env=environment(), cwd=str(folder))
 

@@ -23,7 +23,7 @@ EXAMPLES = example(
     "sd-inpaint mcp --http --port 8010 --server http://127.0.0.1:8000",
 )
 
-KEYS = ("SD_INPAINT_API_KEYS", "SD_INPAINT_API_KEYS_FILE")
+NO_KEYS = {"SD_INPAINT_API_KEYS": "", "SD_INPAINT_API_KEYS_FILE": ""}
 
 
 def mcp(
@@ -79,7 +79,7 @@ async def _serve_stdio(settings: "Settings", server: str | None, chosen: dict[st
 
     pictures = Pictures(Folders(roots), max_bytes=settings.max_body_bytes, max_pixels=settings.max_pixels)
     # Whoever starts this process is its caller: there is nobody to ask for a key.
-    async with _service(server, chosen, without=KEYS) as service:
+    async with _service(server, {**chosen, **NO_KEYS}) as service:
         await Tools(service, pictures).server().run_stdio_async()
 
 
@@ -103,14 +103,12 @@ async def _serve_http(settings: "Settings", server: str | None, chosen: dict[str
 
 
 @contextlib.asynccontextmanager
-async def _service(
-    server: str | None, chosen: dict[str, str], without: tuple[str, ...] = ()
-) -> AsyncIterator["Service"]:
+async def _service(server: str | None, chosen: dict[str, str]) -> AsyncIterator["Service"]:
     from sd_inpaint.mcp.service import OwnService, RemoteService
 
     if server is not None:
         yield RemoteService(server)
         return
-    own = OwnService({"SD_INPAINT_HOST": "127.0.0.1", **chosen}, without)
+    own = OwnService({"SD_INPAINT_HOST": "127.0.0.1", **chosen})
     async with own.running():
         yield own

@@ -67,15 +67,14 @@ class OwnService:
     Starting it takes seconds and loading its weights longer, so the first call of a tool waits for it.
 
     Args:
-        settings: Its settings, beside this process's own environment.
-        without: Names of settings that it must not have of it, besides its place for jobs.
+        settings: Its settings, beside this process's own environment; an empty one undoes what a file ``.env`` says.
     """
 
-    def __init__(self, settings: dict[str, str], without: tuple[str, ...] = ()) -> None:
+    def __init__(self, settings: dict[str, str]) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = int(probe.getsockname()[1])
-        self._environment = {name: value for name, value in os.environ.items() if name not in (*without, STATE_URL)}
+        self._environment = {name: value for name, value in os.environ.items() if name != STATE_URL}
         self._environment |= {"BENTOML_DO_NOT_TRACK": "True", **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False
