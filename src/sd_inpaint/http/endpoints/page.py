@@ -8,6 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sd_inpaint.http.wire.minified import minified
+
 _FOLDER = Path(__file__).parents[1] / "static"
 
 _MEDIA_TYPES = {
@@ -37,7 +39,7 @@ FILES = {"/": "index.html"} | {
 }
 """Path → file. Open to everybody, with or without a key: the page asks for one if it is needed."""
 
-_PRELOADS = b"<!--modulepreload-->"
+_PRELOADS = "<!--modulepreload-->"
 """Stands in the page where all its modules are named: without that, a browser finds them one after another."""
 
 
@@ -61,5 +63,7 @@ def _answering(file: Path) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _content(file: Path) -> bytes:
+    if file.suffix not in (".html", ".css", ".js"):
+        return file.read_bytes()
     links = (f'<link rel="modulepreload" href="{path[1:]}">' for path in sorted(FILES) if path.endswith(".js"))
-    return file.read_bytes().replace(_PRELOADS, "\n  ".join(links).encode())
+    return minified(file.read_text("utf-8").replace(_PRELOADS, "".join(links)), file.suffix).encode()

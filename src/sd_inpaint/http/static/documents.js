@@ -1,27 +1,31 @@
 // The pictures that were open, in their order, each with its mask: so that opening one, or going on with a result, can be undone.
 
+import { newKey } from "./dom.js";
 import { Mask } from "./mask.js";
 import { Picture } from "./picture.js";
 
 const MOST_DOCUMENTS = 12;
 
-export class Documents extends EventTarget {
+export class Documents {
 	all = []; // {key, file, shown, size, name, marks, undone}
 	at = -1;
-	picture = null; // of the current one
-	mask = null;
+	picture; // of the current one
+	mask;
+
+	// Calls `onPicture` when another one is on the stage, `onMask` when its mask has changed.
+	constructor(onPicture, onMask) {
+		Object.assign(this, { onPicture, onMask });
+	}
 
 	get current() {
-		return this.all[this.at] ?? null;
+		return this.all[this.at];
 	}
 
 	// Puts a picture on the stage; what was there can be had back.
-	async open(record, picture = null) {
+	async open(record, picture) {
 		const opened = picture ?? await Picture.open(record);
 		this.#keepMask();
-		this.all.length = this.at + 1;
-		this.all.push({ key: Math.random().toString(36).slice(2), marks: [], undone: [], ...record, size: opened.size });
-		if (this.all.length > MOST_DOCUMENTS) this.all.shift();
+		this.all = [...this.all.slice(0, this.at + 1), { key: newKey(), marks: [], undone: [], ...record, size: opened.size }].slice(-MOST_DOCUMENTS);
 		this.at = this.all.length - 1;
 		await this.#show(opened);
 	}
@@ -42,16 +46,20 @@ export class Documents extends EventTarget {
 	// Takes back the last mark, else the last opening of a picture.
 	async undo() {
 		if (this.mask?.marks.length) this.mask.undo();
-		else if (this.at > 0) await this.#goTo(this.at - 1);
+		else if (this.canUndo) await this.#goTo(this.at - 1);
 	}
 
 	async redo() {
 		if (this.mask?.undone.length) this.mask.redo();
-		else if (this.at < this.all.length - 1) await this.#goTo(this.at + 1);
+		else if (this.canRedo) await this.#goTo(this.at + 1);
 	}
 
-	// Goes to a picture that is still among them; says whether it is.
-	async goTo(key) {
+	isAt({ key }) {
+		return this.current?.key === key;
+	}
+
+	// Goes to a picture if it is still among them; says whether it is.
+	async goTo({ key }) {
 		const index = this.all.findIndex((each) => each.key === key);
 		if (index >= 0 && index !== this.at) await this.#goTo(index);
 		return index >= 0;
@@ -71,16 +79,14 @@ export class Documents extends EventTarget {
 	}
 
 	#keepMask() {
-		if (this.current && this.mask) Object.assign(this.current, this.mask.stored);
+		if (this.mask) Object.assign(this.current, this.mask.stored);
 	}
 
 	async #show(picture) {
-		this.picture = picture;
-		this.mask = new Mask(picture.size, [...this.current.marks], [...this.current.undone]);
+		const { marks, undone } = this.current;
+		Object.assign(this, { picture, mask: new Mask(picture.size, [...marks], [...undone]) });
 		await this.mask.restore();
-		const changed = () => this.dispatchEvent(new Event("mask"));
-		this.mask.addEventListener("change", changed);
-		this.mask.addEventListener("ended", changed);
-		this.dispatchEvent(new Event("picture"));
+		this.mask.changed = this.onMask;
+		this.onPicture();
 	}
 }

@@ -1,34 +1,28 @@
 // One painting: sent, waited for where the server is busy, followed, and fetched. It has its own picture and mask.
 
-import { pause } from "./element.js";
+import { pause } from "./dom.js";
 
-// What belongs to one painting from the press of the button on; can be stored.
-
-export class Job extends EventTarget {
+export class Job {
 	#abort = new AbortController();
 
-	constructor(service, request) {
-		super();
-		Object.assign(this, { service, request });
+	// `request` belongs to one painting from the press of the button on, and can be stored; `onEvent` gets the name and the data of each event.
+	constructor(service, request, onEvent) {
+		Object.assign(this, { service, request, onEvent });
 	}
 
 	// Runs to the end: the painted files, as {file, seed}; null if it was cancelled; throws what went wrong.
 	async run() {
-		const { service, request } = this, { signal } = this.#abort;
+		const { service, request, onEvent } = this, { signal } = this.#abort;
 		try {
-			while (!request.id) {
-				try {
-					request.id = (await service.submit(this.#form(), request.key, (share) => this.#say("upload", { share }), signal)).id;
-					this.#say("accepted", {});
-				} catch (error) {
-					if (!error.isPassing) throw error;
-					await this.#wait(error, signal);
-				}
+			if (!request.id) {
+				const form = formOf(request), onUpload = (share) => onEvent("upload", { share });
+				({ id: request.id } = await this.#insist(() => service.submit(form, request.key, onUpload, signal)));
+				onEvent("accepted", {});
 			}
-			const job = await service.follow(request.id, (name, data) => this.#say(name, data), signal);
-			if (job.state === "cancelled") return null;
-			if (job.state === "failed") throw Object.assign(new Error(job.error.error), { code: job.error.code, facts: job.error });
-			return await this.#result(signal);
+			const { state, error } = await service.follow(request.id, onEvent, signal);
+			if (state === "cancelled") return null;
+			if (state === "failed") throw Object.assign(new Error(error.error), { code: error.code, facts: error });
+			return await this.#insist(() => service.result(request.id, Number(request.values.num_images ?? 1)));
 		} catch (error) {
 			if (error.name === "AbortError") return null;
 			throw error;
@@ -41,34 +35,26 @@ export class Job extends EventTarget {
 		if (this.request.id) await this.service.cancel(this.request.id);
 	}
 
-	async #result(signal) {
-		const count = Number(this.request.values.num_images ?? 1);
+	// Tries until the server is no longer too busy for it.
+	async #insist(attempt) {
 		for (;;) {
 			try {
-				return await this.service.result(this.request.id, count);
+				return await attempt();
 			} catch (error) {
 				if (!error.isPassing) throw error;
-				await this.#wait(error, signal);
+				for (let seconds = Math.ceil(error.retrySeconds); seconds > 0; seconds--) {
+					this.onEvent("busy", { error, seconds });
+					await pause(1000, this.#abort.signal);
+				}
 			}
 		}
 	}
+}
 
-	async #wait(error, signal) {
-		for (let left = Math.ceil(error.retrySeconds); left > 0; left--) {
-			this.#say("busy", { error, seconds: left });
-			await pause(1000, signal);
-		}
-	}
-
-	#form() {
-		const form = new FormData(), { document: sent, mask, values } = this.request;
-		form.append("image", sent.file, sent.name || "picture");
-		form.append("mask", mask, "mask.png");
-		for (const [name, value] of Object.entries(values)) form.append(name, value);
-		return form;
-	}
-
-	#say(name, data) {
-		this.dispatchEvent(new CustomEvent("progress", { detail: { name, data } }));
-	}
+function formOf({ document: { file, name }, mask, values }) {
+	const form = new FormData();
+	form.append("image", file, name || "picture");
+	form.append("mask", mask, "mask.png");
+	for (const [field, value] of Object.entries(values)) form.append(field, value);
+	return form;
 }

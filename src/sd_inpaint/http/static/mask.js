@@ -1,25 +1,20 @@
 // The mask: marks in the picture's pixels, each of which can be taken back, and their sum as opaque white on nothing.
 
-import { canvas, decode, toFile } from "./picture.js";
+import { decode, drawing, scaled, shareOf, toFile } from "./picture.js";
 import { drawStroke } from "./stroke.js";
 
-const MOST_PIXELS = 16_777_216; // of a canvas in Safari; the file has the picture's own size
 const KEPT_MARKS = 12; // that are drawn once more for an undo; those before them are kept as pixels
 const MOST_LEVELS = 10; // levels up to this one nobody sees, says docs/api.md
 
-export class Mask extends EventTarget {
-	marks = [];
-	undone = [];
+export class Mask {
+	changed = () => {}; // called after each change but for `extend`
 	#trail = {};
-	#base = null; // {count, canvas}: the first `count` marks, drawn
+	#base; // {count, canvas}: the first `count` marks, drawn
 
-	constructor(size, marks = [], undone = []) {
-		super();
-		this.size = size;
-		this.scale = Math.min(1, Math.sqrt(MOST_PIXELS / (size[0] * size[1])));
-		this.canvas = canvas(size[0] * this.scale, size[1] * this.scale);
-		this.context = this.canvas.getContext("2d");
-		Object.assign(this, { marks, undone });
+	constructor(size, marks, undone = []) {
+		this.scale = shareOf(size);
+		this.context = drawing(...size.map((side) => side * this.scale)); // the file has the picture's own size
+		Object.assign(this, { size, marks, undone, canvas: this.context.canvas });
 	}
 
 	// Draws marks that were kept; images among them are decoded first.
@@ -30,10 +25,8 @@ export class Mask extends EventTarget {
 
 	// Adds a mark and draws it. A stroke may go on to grow: see extend.
 	add(mark) {
-		this.marks.push(mark);
 		this.undone = [];
-		this.#draw(mark);
-		this.#changed();
+		this.#add(mark);
 	}
 
 	// Adds points to the last mark, a stroke; says nothing, since this happens with each move.
@@ -45,17 +38,12 @@ export class Mask extends EventTarget {
 	}
 
 	undo() {
-		if (!this.marks.length) return;
 		this.undone.push(this.marks.pop());
 		this.#redraw();
 	}
 
 	redo() {
-		if (!this.undone.length) return;
-		const mark = this.undone.pop();
-		this.marks.push(mark);
-		this.#draw(mark);
-		this.#changed();
+		this.#add(this.undone.pop());
 	}
 
 	// Takes the last mark away for good: a stroke that turned out to be a pinch.
@@ -83,112 +71,83 @@ export class Mask extends EventTarget {
 
 	// A PNG of the picture's own size: white where it is to be repainted, black elsewhere.
 	async file() {
-		const [width, height] = this.size, whole = canvas(width, height), context = whole.getContext("2d", { alpha: false });
+		const whole = [0, 0, ...this.size], context = drawing(...this.size, { alpha: false });
 		context.fillStyle = "black";
-		context.fillRect(0, 0, width, height);
-		context.drawImage(this.canvas, 0, 0, width, height);
-		return toFile(whole);
+		context.fillRect(...whole);
+		context.drawImage(this.canvas, ...whole);
+		return toFile(context.canvas);
 	}
 
-	#changed() {
-		this.dispatchEvent(new Event("change"));
+	#add(mark) {
+		this.marks.push(mark);
+		this.#draw(mark);
+		this.changed();
 	}
 
 	#redraw() {
 		const { width, height } = this.canvas;
-		if (this.#base && this.#base.count > this.marks.length) this.#base = null;
-		this.context.setTransform(1, 0, 0, 1, 0, 0);
-		this.context.globalCompositeOperation = "copy";
-		if (this.#base) this.context.drawImage(this.#base.canvas, 0, 0);
-		else this.context.clearRect(0, 0, width, height);
+		if (this.#base?.count > this.marks.length) this.#base = null;
 		const first = this.#base?.count ?? 0;
+		this.context.resetTransform();
+		this.context.globalCompositeOperation = "copy";
+		if (first) this.context.drawImage(this.#base.canvas, 0, 0);
+		else this.context.clearRect(0, 0, width, height);
 		this.marks.slice(first).forEach((mark, i) => {
 			this.#draw(mark);
 			const count = first + i + 1;
-			if (count === this.marks.length - KEPT_MARKS && count - first > KEPT_MARKS) {
-				const copy = canvas(width, height);
-				copy.getContext("2d").drawImage(this.canvas, 0, 0);
-				this.#base = { count, canvas: copy };
-			}
+			if (count === this.marks.length - KEPT_MARKS && count - first > KEPT_MARKS) this.#base = { count, canvas: scaled(this.canvas, width, height) };
 		});
-		this.#changed();
+		this.changed();
 	}
 
 	#draw(mark) {
-		const { context, scale } = this, [width, height] = this.size;
+		const { context, scale } = this, { kind } = mark, whole = [0, 0, ...this.size];
 		context.setTransform(scale, 0, 0, scale, 0, 0);
-		context.globalCompositeOperation = mark.erase ? "destination-out" : "source-over";
+		context.globalCompositeOperation = mark.erase || kind === "clear" ? "destination-out" : kind === "invert" ? "xor" : "source-over";
 		context.fillStyle = "white";
-		switch (mark.kind) {
-			case "stroke":
-				drawStroke(context, mark, 0, this.#trail);
-				break;
-			case "polygon":
-				context.beginPath();
-				mark.points.forEach(([x, y]) => context.lineTo(x, y));
-				context.fill();
-				break;
-			case "rectangle":
-				context.fillRect(...mark.box);
-				break;
-			case "invert":
-				context.globalCompositeOperation = "xor";
-				context.fillRect(0, 0, width, height);
-				break;
-			case "clear":
-				context.clearRect(0, 0, width, height);
-				break;
-			case "fill":
-				context.fillRect(0, 0, width, height);
-				break;
-			case "image":
-				context.drawImage(mark.image, 0, 0, width, height);
-				break;
-			case "border":
-				drawBorder(context, this.size, mark.box, mark.overlap);
-				break;
-		}
+		if (kind === "stroke") drawStroke(context, mark, 0, this.#trail);
+		else if (kind === "polygon") drawPolygon(context, mark.points);
+		else if (kind === "image") context.drawImage(mark.image, ...whole);
+		else if (kind === "border") drawBorder(context, this.size, mark.box, mark.overlap);
+		else context.fillRect(...(mark.box ?? whole)); // rectangle, fill, clear, invert
 	}
+}
+
+function drawPolygon(context, points) {
+	context.beginPath();
+	for (const point of points) context.lineTo(...point);
+	context.fill();
 }
 
 // All but a box, and a slope from white to nothing over `overlap` pixels within it, at the sides that have something beyond them.
 function drawBorder(context, [width, height], [left, top, boxWidth, boxHeight], overlap) {
-	const right = left + boxWidth, bottom = top + boxHeight;
-	const sides = [
-		[left > 0, left, 0, left + overlap, 0, [0, 0, left + overlap, height]],
-		[right < width, right, 0, right - overlap, 0, [right - overlap, 0, width - right + overlap, height]],
-		[top > 0, 0, top, 0, top + overlap, [0, 0, width, top + overlap]],
-		[bottom < height, 0, bottom, 0, bottom - overlap, [0, bottom - overlap, width, height - bottom + overlap]],
-	];
-	for (const [isExtended, x0, y0, x1, y1, area] of sides) {
-		if (!isExtended) continue;
-		const slope = context.createLinearGradient(x0, y0, x1, y1);
+	const right = width - left - boxWidth, bottom = height - top - boxHeight;
+	// How much is beyond a side, where that is, and which way is in.
+	for (const [beyond, x, y, dx, dy] of [[left, left, 0, 1, 0], [right, width - right, 0, -1, 0], [top, 0, top, 0, 1], [bottom, 0, height - bottom, 0, -1]]) {
+		if (!beyond) continue;
+		const slope = context.createLinearGradient(x, y, x + dx * overlap, y + dy * overlap);
 		slope.addColorStop(0, "white");
 		slope.addColorStop(1, "#fff0");
 		context.fillStyle = slope;
-		context.fillRect(...area);
+		context.fillRect(0, 0, width, height);
 	}
 }
 
 // A mark of a mask's file: white repaints; in a file with transparent parts, those do.
 export async function markOfFile(file, [width, height]) {
-	const image = await decode(file);
-	const ratio = (image.naturalWidth * height) / (image.naturalHeight * width);
-	if (Math.abs(ratio - 1) > 0.02) {
-		throw new Error(`This mask is ${image.naturalWidth} × ${image.naturalHeight}, and the picture ${width} × ${height}. A mask needs its picture's shape.`);
+	const image = await decode(file), { naturalWidth, naturalHeight } = image;
+	if (Math.abs((naturalWidth * height) / (naturalHeight * width) - 1) > 0.02) {
+		throw new Error(`This mask is ${naturalWidth} × ${naturalHeight}, and the picture ${width} × ${height}. A mask needs its picture's shape.`);
 	}
-	return markOf(image, image.naturalWidth, image.naturalHeight, false);
+	return markOf(image, false);
 }
 
 // A mark of what is transparent in a picture; null if nothing is.
-export async function markOfTransparency(source) {
-	return markOf(source, source.width, source.height, true);
-}
+export const markOfTransparency = (canvas) => markOf(canvas, true);
 
-async function markOf(source, width, height, needsAlpha) {
-	const drawn = canvas(width, height), context = drawn.getContext("2d");
-	context.drawImage(source, 0, 0, drawn.width, drawn.height);
-	const pixels = context.getImageData(0, 0, drawn.width, drawn.height), { data } = pixels;
+async function markOf(source, needsAlpha) {
+	const { naturalWidth: width = source.width, naturalHeight: height = source.height } = source;
+	const context = scaled(source, width, height).getContext("2d"), pixels = context.getImageData(0, 0, width, height), { data } = pixels;
 	let isTransparent = false;
 	for (let i = 3; i < data.length && !isTransparent; i += 4) isTransparent = data[i] < 255;
 	if (needsAlpha && !isTransparent) return null;
@@ -197,6 +156,6 @@ async function markOf(source, width, height, needsAlpha) {
 		data[i] = data[i + 1] = data[i + 2] = 255;
 	}
 	context.putImageData(pixels, 0, 0);
-	const file = await toFile(drawn);
+	const file = await toFile(context.canvas);
 	return { kind: "image", file, image: await decode(file) };
 }

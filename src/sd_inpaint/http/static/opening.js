@@ -1,65 +1,53 @@
 // Files that come in: chosen, dropped, pasted; checked against the server's limits before anything is replaced.
 
-import { $, takesText } from "./element.js";
-import { say } from "./notice.js";
+import { $, on, takesText } from "./dom.js";
+import { say, warn } from "./notice.js";
 import { Picture } from "./picture.js";
 import { explain, megabytes, megapixels } from "./words.js";
 
 const PICTURES = /\.(jpe?g|png|webp|avif|heic|heif|gif|bmp|tiff?)$/i;
 let openings = 0; // the newest wins
 
-// What is wrong with a file for this server, in words; an empty text if nothing is.
-function objection(file, size, limits) {
-	if (limits?.max_body_bytes && file.size > limits.max_body_bytes) return `“${file.name}” has ${megabytes(file.size)} MB, and this server takes ${megabytes(limits.max_body_bytes)}. A JPEG of it is smaller.`;
-	const pixels = size ? size[0] * size[1] : 0;
-	if (limits?.max_pixels && pixels > limits.max_pixels) return `“${file.name}” has ${megapixels(pixels)} megapixels, and this server takes ${megapixels(limits.max_pixels)}.`;
-	return "";
-}
-
 // Reads a picture, by the browser's means or else by the service's, which knows more formats. Null, and a word, if there is none.
-export async function read(file, service, limits) {
-	const opening = ++openings;
-	if (file.type && !file.type.startsWith("image/") && !PICTURES.test(file.name)) return refuse(`“${file.name}” is not a picture.`);
-	const tooLarge = objection(file, null, limits);
-	if (tooLarge) return refuse(tooLarge);
-	const record = { file, shown: file, name: file.name || "picture.png" };
+export async function read(file, service, { max_body_bytes: mostBytes = Infinity, max_pixels: mostPixels = Infinity } = {}) {
+	const opening = ++openings, record = { file, name: file.name || "picture.png" };
+	const refuse = (words) => { warn(`“${record.name}” ${words}`, "opening"); return null; };
+	if (file.type && !file.type.startsWith("image/") && !PICTURES.test(file.name)) return refuse("is not a picture.");
+	if (file.size > mostBytes) return refuse(`has ${megabytes(file.size)} MB, and this server takes ${megabytes(mostBytes)}. A JPEG of it is smaller.`);
 	let picture;
 	try {
 		picture = await Picture.open(record);
 	} catch {
 		try {
 			say("This browser cannot show that file. Asking the server…", { topic: "opening" });
-			const { file: shown, size } = await service.preview(file);
-			Object.assign(record, { shown, size });
+			Object.assign(record, await service.preview(file));
 			picture = await Picture.open(record);
 		} catch (error) {
-			return refuse(`“${record.name}” could not be opened. ${explain(error)}`);
+			return refuse(`could not be opened. ${explain(error)}`);
 		}
 	}
-	const tooMany = objection(record.file, picture.size, limits);
-	if (tooMany) return refuse(tooMany);
+	const pixels = picture.size[0] * picture.size[1];
+	if (pixels > mostPixels) return refuse(`has ${megapixels(pixels)} megapixels, and this server takes ${megapixels(mostPixels)}.`);
 	return opening === openings ? { record, picture } : null;
 }
 
-function refuse(text) {
-	say(text, { tone: "wrong", topic: "opening" });
-	return null;
+// Calls back with the file that somebody chooses in a field.
+export function watchField(field, take) {
+	field.onchange = () => {
+		const [file] = field.files;
+		field.value = "";
+		if (file) take(file);
+	};
 }
 
 // Has `take` get each file that somebody chooses, drops or pastes.
 export function watchFiles(take) {
-	const input = $("file"), choose = () => input.click();
-	$("open").addEventListener("click", choose);
-	$("choose").addEventListener("click", choose);
-	input.addEventListener("change", () => {
-		const [file] = input.files;
-		input.value = "";
-		if (file) take(file);
-	});
-	addEventListener("paste", (event) => {
-		const [file] = event.clipboardData.files;
+	for (const id of ["open", "choose"]) $[id].onclick = () => $.file.click();
+	watchField($.file, take);
+	on(window, "paste", (event) => {
+		const { files: [file], types } = event.clipboardData;
 		// Text that comes with a picture of itself, as from a spreadsheet, belongs into the field.
-		if (!file || (takesText(event.target) && event.clipboardData.types.includes("text/plain"))) return;
+		if (!file || (takesText(event.target) && types.includes("text/plain"))) return;
 		event.preventDefault();
 		take(file);
 	});
@@ -68,14 +56,14 @@ export function watchFiles(take) {
 		depth = Math.max(0, depth + change);
 		document.body.classList.toggle("over", depth > 0);
 	};
-	addEventListener("dragenter", () => over(1));
-	addEventListener("dragleave", () => over(-1));
-	addEventListener("dragover", (event) => event.preventDefault());
-	addEventListener("drop", (event) => {
+	on(window, "dragenter", () => over(1));
+	on(window, "dragleave", () => over(-1));
+	on(window, "dragover", (event) => event.preventDefault());
+	on(window, "drop", (event) => {
 		event.preventDefault();
 		over(-depth);
 		const [file] = event.dataTransfer.files;
 		if (file) take(file);
-		else say("That is not a picture's file. Save the picture first, or copy it and paste it here.", { tone: "wrong" });
+		else warn("That is not a picture's file. Save the picture first, or copy it and paste it here.");
 	});
 }

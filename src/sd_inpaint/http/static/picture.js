@@ -1,7 +1,18 @@
 // A picture that is open: the file as it came, and its pixels at halving sizes, for quick drawing at any zoom.
 
+import { element } from "./dom.js";
+
 const MOST_PIXELS = 16_777_216; // of a canvas in Safari
 const SMALLEST_SIDE = 512;
+const THUMBNAIL_SIDE = 192;
+
+export const clamp = (value, least, most) => Math.max(least, Math.min(most, value));
+
+// A file's name without its suffix.
+export const stemOf = (name) => name?.replace(/\.[^.]*$/, "") || "picture";
+
+// By what a picture's sides are shortened for a canvas.
+export const shareOf = ([width, height]) => Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
 
 // Shows a file in an image of its own; refuses if this browser cannot.
 export async function decode(file) {
@@ -17,62 +28,52 @@ export async function decode(file) {
 	}
 }
 
-export function canvas(width, height) {
-	const made = document.createElement("canvas");
-	[made.width, made.height] = [Math.max(1, Math.round(width)), Math.max(1, Math.round(height))];
-	return made;
+export function resize(canvas, width, height) {
+	[canvas.width, canvas.height] = [width, height].map((side) => Math.max(1, Math.round(side)));
+	return canvas;
 }
 
-export function toFile(source, type = "image/png", quality = undefined) {
+// A new canvas, as the context to draw on it with.
+export const drawing = (width, height, options) => resize(element("canvas"), width, height).getContext("2d", options);
+
+// A copy at another size.
+export function scaled(source, width, height) {
+	const context = drawing(width, height), { canvas } = context;
+	context.drawImage(source, 0, 0, canvas.width, canvas.height);
+	return canvas;
+}
+
+// A PNG by default.
+export function toFile(canvas, type, quality) {
 	return new Promise((resolve, reject) => {
-		source.toBlob((file) => (file ? resolve(file) : reject(new Error("This browser cannot make a file of that size. A smaller picture will do."))), type, quality);
+		canvas.toBlob((file) => (file ? resolve(file) : reject(new Error("This browser cannot make a file of that size. A smaller picture will do."))), type, quality);
 	});
 }
 
 export class Picture {
-	constructor(file, shown, size, image, name) {
-		Object.assign(this, { file, shown, size, name });
-		this.hasAlpha = !/jpe?g|bmp/.test(shown.type);
-		const share = Math.min(1, Math.sqrt(MOST_PIXELS / (image.naturalWidth * image.naturalHeight)));
-		const whole = canvas(image.naturalWidth * share, image.naturalHeight * share);
-		whole.getContext("2d").drawImage(image, 0, 0, whole.width, whole.height);
-		this.levels = [whole];
-		for (let last = whole; Math.min(last.width, last.height) > SMALLEST_SIDE;) {
-			const half = canvas(last.width / 2, last.height / 2);
-			half.getContext("2d").drawImage(last, 0, 0, half.width, half.height);
-			this.levels.push(half);
-			last = half;
-		}
+	constructor(image, { file, shown = file, size, name }) {
+		const own = [image.naturalWidth, image.naturalHeight], share = shareOf(own);
+		let level = scaled(image, ...own.map((side) => side * share));
+		Object.assign(this, { shown, name, size: size ?? own, levels: [level], hasAlpha: !/jpe?g|bmp/.test(shown.type) });
 		// Whether all of the file's pixels are here, and no smaller picture in their place.
-		this.isWhole = whole.width === size[0] && whole.height === size[1];
+		this.isWhole = String(this.size) === String([level.width, level.height]);
+		while (Math.min(level.width, level.height) > SMALLEST_SIDE) {
+			level = scaled(level, level.width / 2, level.height / 2);
+			this.levels.push(level);
+		}
 	}
 
-	static async open({ file, shown, size, name }) {
-		const image = await decode(shown);
-		return new Picture(file, shown, size ?? [image.naturalWidth, image.naturalHeight], image, name);
+	static async open(record) {
+		return new Picture(await decode(record.shown ?? record.file), record);
 	}
 
-	get stem() {
-		return (this.name || "picture").replace(/\.[^.]*$/, "") || "picture";
+	// The smallest copy that has the detail for a scale.
+	levelFor(scale) {
+		return this.levels.findLast(({ width }) => width >= this.size[0] * scale) ?? this.levels[0];
 	}
 
-	// Draws the part that a view shows, from the smallest copy that has the detail.
-	draw(context, { scale, x, y }) {
-		const [width, height] = this.size;
-		const enough = this.levels.findLast((level) => level.width >= width * scale) ?? this.levels[0];
-		const ratio = enough.width / width;
-		const left = Math.max(0, -x / scale), top = Math.max(0, -y / scale);
-		const right = Math.min(width, (context.canvas.width - x) / scale), bottom = Math.min(height, (context.canvas.height - y) / scale);
-		if (right <= left || bottom <= top) return;
-		context.imageSmoothingEnabled = scale < 4;
-		context.drawImage(enough, left * ratio, top * ratio, (right - left) * ratio, (bottom - top) * ratio,
-			left * scale + x, top * scale + y, (right - left) * scale, (bottom - top) * scale);
-	}
-
-	thumbnail(side = 192) {
-		const source = this.levels.at(-1), share = side / Math.min(source.width, source.height);
-		const small = canvas(source.width * share, source.height * share);
-		small.getContext("2d").drawImage(source, 0, 0, small.width, small.height);
-		return small.toDataURL("image/jpeg", 0.8);
+	get thumbnail() {
+		const smallest = this.levels.at(-1), { width, height } = smallest, share = THUMBNAIL_SIDE / Math.min(width, height);
+		return scaled(smallest, width * share, height * share).toDataURL("image/jpeg", 0.8);
 	}
 }

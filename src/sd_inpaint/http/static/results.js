@@ -1,90 +1,84 @@
 // The session's results, as a strip: each knows its prompt, its seed, and the picture and mask that it came from.
 
-import { $, element } from "./element.js";
-import { Picture, canvas, toFile } from "./picture.js";
+import { $, aria, element, newKey } from "./dom.js";
+import { Picture, drawing, stemOf, toFile } from "./picture.js";
 
 const MOST_RESULTS = 24;
-const SUFFIXES = { png: "png", jpeg: "jpg", webp: "webp" };
 
-
-export class Results extends EventTarget {
+export class Results {
 	all = []; // newest first; those of one job in their order
-	chosen = null;
+	chosen;
 	#unseen = new Set();
+
+	constructor(onChoose) {
+		this.onChoose = onChoose;
+	}
 
 	// Takes the files of a job; the first of them is returned.
 	async add(request, files) {
 		const made = [];
 		for (const [index, { file, seed }] of files.entries()) {
-			const picture = await Picture.open({ file, shown: file, name: request.document.name });
-			const key = Math.random().toString(36).slice(2);
-			made.push({ key, file, seed, request, index, count: files.length, thumbnail: picture.thumbnail() });
-			this.#unseen.add(key);
+			const picture = await Picture.open({ file });
+			made.push({ key: newKey(), file, seed, request, index, count: files.length, thumbnail: picture.thumbnail });
+			this.#unseen.add(made[index].key);
 		}
-		this.all = [...made, ...this.all].slice(0, MOST_RESULTS);
-		this.draw();
+		this.restore([...made, ...this.all].slice(0, MOST_RESULTS));
 		return made[0];
 	}
 
 	restore(all) {
 		this.all = all;
-		this.draw();
+		this.#draw();
 	}
 
 	choose(result) {
 		this.chosen = result;
-		if (result) this.#unseen.delete(result.key);
-		this.draw();
+		this.#unseen.delete(result?.key);
+		this.#draw();
 	}
 
 	// The one beside the chosen one.
 	neighbour(step) {
-		return this.all[this.all.indexOf(this.chosen) + step] ?? null;
+		return this.all[this.all.indexOf(this.chosen) + step];
 	}
 
-	draw() {
-		$("strip").hidden = !this.all.length;
-		const items = $("results"), held = document.activeElement?.dataset?.result;
+	#draw() {
+		$.strip.hidden = !this.all.length;
+		const items = $.results, held = document.activeElement?.dataset.result;
 		items.replaceChildren(...this.all.map((result) => {
-			const { prompt, negative_prompt: _ } = result.request.values, words = prompt ? `“${prompt}”` : "Removal";
-			const which = result.count > 1 ? `, ${result.index + 1} of ${result.count}` : "";
-			const image = element("img", { src: result.thumbnail, alt: "" });
-			const button = element("button", { type: "button", title: `${words}, seed ${result.seed}`, className: this.#unseen.has(result.key) ? "new" : "" }, image);
-			button.dataset.result = result.key;
-			button.setAttribute("aria-label", `${words}, seed ${result.seed}${which}`);
-			if (result === this.chosen) button.setAttribute("aria-current", "true");
-			button.addEventListener("click", () => this.dispatchEvent(new CustomEvent("choose", { detail: result })));
+			const { key, thumbnail, index, count } = result, title = describe(result);
+			const button = element("button", { title, className: this.#unseen.has(key) ? "new" : "", onclick: () => this.onChoose(result) }, element("img", { src: thumbnail, alt: "" }));
+			button.dataset.result = key;
+			aria(button, { label: count > 1 ? `${title}, ${index + 1} of ${count}` : title, current: result === this.chosen });
 			return element("li", {}, button);
 		}));
 		if (held) items.querySelector(`[data-result="${held}"]`)?.focus();
-		items.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+		items.querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
 	}
 }
 
+// A result in words.
+export const describe = ({ request: { values: { prompt } }, seed }) => `${prompt ? `“${prompt}”` : "Removal"}, seed ${seed}`;
+
 // A result in a format, under its picture's own name.
-export async function fileOf(result, format, service) {
-	const stem = (result.request.document.name || "picture").replace(/\.[^.]*$/, "") || "picture";
-	const name = `${stem}.${SUFFIXES[format]}`;
-	if (format === "png") return { file: result.file, name };
-	if (result.count === 1 && result.request.id) {
+export async function fileOf({ file, count, request }, format, service) {
+	const named = (made) => ({ file: made, name: `${stemOf(request.document.name)}.${format === "jpeg" ? "jpg" : format}` });
+	if (format === "png") return named(file);
+	if (count === 1 && request.id) {
 		// The service keeps colour profiles; a canvas does not.
 		try {
-			return { file: await service.resultAs(result.request.id, format), name };
+			return named(await service.resultAs(request.id, format));
 		} catch {
 			// It keeps results for a while only.
 		}
 	}
-	const { levels: [whole] } = await Picture.open({ file: result.file, shown: result.file });
-	if (format === "jpeg") return { file: await toFile(onWhite(whole), "image/jpeg", 0.92), name };
-	return { file: await toFile(whole, `image/${format}`, 0.92), name };
-}
-
-function onWhite(source) {
-	const opaque = canvas(source.width, source.height), context = opaque.getContext("2d");
-	context.fillStyle = "white";
-	context.fillRect(0, 0, opaque.width, opaque.height);
-	context.drawImage(source, 0, 0);
-	return opaque;
+	const { size, levels: [whole] } = await Picture.open({ file }), context = drawing(whole.width, whole.height);
+	if (format === "jpeg") {
+		context.fillStyle = "white";
+		context.fillRect(0, 0, ...size);
+	}
+	context.drawImage(whole, 0, 0);
+	return named(await toFile(context.canvas, `image/${format}`, 0.92));
 }
 
 export function save(file, name) {

@@ -1,6 +1,6 @@
 // The service, as this page calls it. Addresses are relative, so that the page works behind a path of a proxy's.
 
-import { pause } from "./element.js";
+import { pause } from "./dom.js";
 
 const RECONNECT_MILLISECONDS = 2000;
 const ENDS = ["done", "failed", "cancelled"];
@@ -12,11 +12,8 @@ const PASSING = ["unreachable", "queue_full", "too_many_connections", "rate_limi
 export class ServiceError extends Error {
 	constructor(status, body, retryAfter = null) {
 		super(body.error ?? `The server answered ${status}.`);
-		this.status = status;
-		this.code = body.code ?? (status === 0 ? "unreachable" : [502, 503, 504].includes(status) ? "not_ready" : "internal");
-		this.facts = body;
-		const seconds = Number(retryAfter);
-		this.retrySeconds = Math.min(seconds > 0 ? seconds : 5, LONGEST_RETRY_SECONDS);
+		Object.assign(this, { status, facts: body, code: body.code ?? (status === 0 ? "unreachable" : [502, 503, 504].includes(status) ? "not_ready" : "internal") });
+		this.retrySeconds = Math.min(Number(retryAfter) || 5, LONGEST_RETRY_SECONDS);
 	}
 
 	// Whether the same request may be served a little later.
@@ -33,13 +30,9 @@ export class Service {
 	}
 
 	async #call(path, options = {}) {
-		let response;
-		try {
-			response = await fetch(`sd-inpaint/${path}`, { ...options, headers: { ...this.#headers, ...options.headers } });
-		} catch (error) {
-			if (error.name === "AbortError") throw error;
-			throw new ServiceError(0, {});
-		}
+		const response = await fetch(`sd-inpaint/${path}`, { ...options, headers: { ...this.#headers, ...options.headers } }).catch((error) => {
+			throw error.name === "AbortError" ? error : new ServiceError(0, {});
+		});
 		if (!response.ok) throw new ServiceError(response.status, await response.json().catch(() => ({})), response.headers.get("Retry-After"));
 		return response;
 	}
@@ -49,14 +42,9 @@ export class Service {
 		return (await this.#call("info")).json();
 	}
 
-	// Null if a request would be served now, else the error.
-	async trouble() {
-		try {
-			await this.#call("health");
-			return null;
-		} catch (error) {
-			return error;
-		}
+	// What is in the way of a request, as an error; nothing if it would be served now.
+	trouble() {
+		return this.#call("health").then(() => null, (error) => error);
 	}
 
 	// Has a form accepted; sent again with the same key it is the same job. Not by fetch, which says nothing of an upload's progress.
@@ -67,25 +55,25 @@ export class Service {
 			request.open("POST", "sd-inpaint/jobs");
 			request.responseType = "json";
 			for (const [name, value] of Object.entries({ ...this.#headers, "Idempotency-Key": key })) request.setRequestHeader(name, value);
-			request.upload.onprogress = (event) => onUpload(event.lengthComputable ? event.loaded / event.total : 0);
+			request.upload.onprogress = ({ lengthComputable, loaded, total }) => onUpload(lengthComputable ? loaded / total : 0);
 			request.onerror = () => reject(new ServiceError(0, {}));
 			request.onload = () => {
-				signal.removeEventListener("abort", stop);
-				if (request.status < 300 && request.response) resolve(request.response);
-				else reject(new ServiceError(request.status, request.response ?? {}, request.getResponseHeader("Retry-After")));
+				const { status, response } = request;
+				if (status < 300 && response) resolve(response);
+				else reject(new ServiceError(status, response ?? {}, request.getResponseHeader("Retry-After")));
 			};
 			if (signal.aborted) return stop();
-			signal.addEventListener("abort", stop, { once: true });
+			signal.addEventListener("abort", stop);
 			request.send(form);
 		});
 	}
 
 	// A picture as the service sees it, for one that this browser cannot show: the file to show, and its own size.
 	async preview(file) {
-		const form = new FormData();
-		form.append("image", file, file.name || "picture");
-		const response = await this.#call("preview", { method: "POST", body: form });
-		return { file: await response.blob(), size: response.headers.get("X-Image-Size").split("x").map(Number) };
+		const body = new FormData();
+		body.append("image", file, file.name || "picture");
+		const response = await this.#call("preview", { method: "POST", body });
+		return { shown: await response.blob(), size: response.headers.get("X-Image-Size").split("x").map(Number) };
 	}
 
 	async cancel(id) {
@@ -94,11 +82,9 @@ export class Service {
 
 	// The painted files, byte for byte, as {file, seed}.
 	async result(id, count) {
-		if (count === 1) {
-			const response = await this.#call(`jobs/${id}/result`, { headers: { Accept: "image/png" } });
-			return [{ file: await response.blob(), seed: response.headers.get("X-Seed"), warning: response.headers.get("X-Warning") }];
-		}
-		const result = await (await this.#call(`jobs/${id}/result`, { headers: { Accept: "application/json" } })).json();
+		const response = await this.#call(`jobs/${id}/result`, { headers: { Accept: count === 1 ? "image/png" : "application/json" } });
+		if (count === 1) return [{ file: await response.blob(), seed: response.headers.get("X-Seed"), warning: response.headers.get("X-Warning") }];
+		const result = await response.json();
 		return (result.images ?? [result]).map(({ image, media_type: type, seed }) => {
 			const bytes = Uint8Array.from(atob(image), (letter) => letter.charCodeAt(0));
 			return { file: new Blob([bytes], { type }), seed: String(seed), warning: result.warnings?.[0] };
@@ -107,8 +93,7 @@ export class Service {
 
 	// The one picture of a job in another format.
 	async resultAs(id, format) {
-		const response = await this.#call(`jobs/${id}/result?output_format=${format}&quality=92`);
-		const file = await response.blob();
+		const response = await this.#call(`jobs/${id}/result?output_format=${format}&quality=92`), file = await response.blob();
 		if (file.type !== `image/${format}`) throw new ServiceError(406, {});
 		return file;
 	}
@@ -117,17 +102,16 @@ export class Service {
 	async follow(id, onEvent, signal) {
 		for (;;) {
 			try {
-				const response = await this.#call(`jobs/${id}/events`, { signal });
-				for await (const [name, data] of events(response.body)) {
+				const { body } = await this.#call(`jobs/${id}/events`, { signal });
+				for await (const [name, data] of events(body)) {
 					if (ENDS.includes(name)) return data;
 					onEvent(name, data);
 				}
-				onEvent("lost", {});
 			} catch (error) {
 				// The server's answer about the job itself is final; anything else may be a restart.
 				if (error.name === "AbortError" || FINAL_STATUSES.includes(error.status)) throw error;
-				onEvent("lost", {});
 			}
+			onEvent("lost", {});
 			await pause(RECONNECT_MILLISECONDS, signal);
 		}
 	}
@@ -135,25 +119,17 @@ export class Service {
 
 // Server-sent events of a response's body, as [name, data].
 async function* events(body) {
-	let text = "";
-	for await (const piece of decoded(body)) {
-		text += piece;
-		const whole = text.split("\n\n");
-		text = whole.pop();
-		for (const event of whole) {
-			const fields = Object.fromEntries(event.split("\n").map((line) => line.split(/: (.*)/s, 2)));
-			if (fields.event) yield [fields.event, JSON.parse(fields.data)];
-		}
-	}
-}
-
-async function* decoded(body) {
 	const reader = body.pipeThrough(new TextDecoderStream()).getReader();
 	try {
-		for (;;) {
+		for (let text = ""; ;) {
 			const { done, value } = await reader.read();
 			if (done) return;
-			yield value;
+			const whole = (text + value).split("\n\n");
+			text = whole.pop();
+			for (const event of whole) {
+				const fields = Object.fromEntries(event.split("\n").map((line) => line.split(/: (.*)/s, 2)));
+				if (fields.event) yield [fields.event, JSON.parse(fields.data)];
+			}
 		}
 	} finally {
 		reader.cancel().catch(() => {}); // an aborted stream refuses, which is no trouble

@@ -1,5 +1,7 @@
 // A stroke of the brush: a line with a hard edge, or stamps with a soft one.
 
+import { drawing } from "./picture.js";
+
 const SPACING = 0.08; // between stamps, in widths of the brush
 const STAMP_PIXELS = 256;
 const stamps = new Map(); // softness → canvas
@@ -11,22 +13,21 @@ export function drawStroke(context, stroke, from, trail) {
 	else drawLine(context, stroke, from);
 }
 
-// The part of the picture that a stroke covers from one of its points on: left, top, right, bottom.
-export function extent(stroke, from) {
-	const points = stroke.points.slice(from), radius = stroke.width / 2 + 1;
-	const xs = points.map(([x]) => x), ys = points.map(([, y]) => y);
-	return [Math.min(...xs) - radius, Math.min(...ys) - radius, Math.max(...xs) + radius, Math.max(...ys) + radius];
+// The part of the picture that a stroke covers from one of its points on: left, top, width, height.
+export function extent({ points, width }, from) {
+	const drawn = points.slice(from), [left, top] = [0, 1].map((i) => Math.min(...drawn.map((point) => point[i])) - width / 2 - 1);
+	const [right, bottom] = [0, 1].map((i) => Math.max(...drawn.map((point) => point[i])) + width / 2 + 1);
+	return [left, top, right - left, bottom - top];
 }
 
 function drawLine(context, { points, width }, from) {
-	context.strokeStyle = "white";
-	context.lineWidth = width;
-	context.lineCap = context.lineJoin = "round";
+	const [[x, y], ...rest] = points.slice(from);
+	Object.assign(context, { strokeStyle: "white", lineWidth: width, lineCap: "round", lineJoin: "round" });
 	context.beginPath();
-	context.moveTo(...points[from]);
+	context.moveTo(x, y);
 	// A line of no length is a dot, which no browser has to draw.
-	if (points.length - from === 1) context.lineTo(points[from][0] + 0.01, points[from][1]);
-	for (const point of points.slice(from + 1)) context.lineTo(...point);
+	if (!rest.length) context.lineTo(x + 0.01, y);
+	for (const point of rest) context.lineTo(...point);
 	context.stroke();
 }
 
@@ -47,14 +48,13 @@ function drawStamps(context, { points, width, softness }, from, trail) {
 
 function stampOf(softness) {
 	if (!stamps.has(softness)) {
-		const canvas = document.createElement("canvas"), middle = STAMP_PIXELS / 2;
-		canvas.width = canvas.height = STAMP_PIXELS;
-		const context = canvas.getContext("2d"), slope = context.createRadialGradient(middle, middle, middle * (1 - softness), middle, middle, middle);
+		const context = drawing(STAMP_PIXELS, STAMP_PIXELS), middle = STAMP_PIXELS / 2;
+		const slope = context.createRadialGradient(middle, middle, middle * (1 - softness), middle, middle, middle);
 		// Stamps add up along a line, which hardens its edge; a steep slope leaves it soft.
 		for (let i = 0; i <= 10; i++) slope.addColorStop(i / 10, `rgba(255,255,255,${(0.5 + Math.cos((Math.PI * i) / 10) / 2) ** 2})`);
 		context.fillStyle = slope;
 		context.fillRect(0, 0, STAMP_PIXELS, STAMP_PIXELS);
-		stamps.set(softness, canvas);
+		stamps.set(softness, context.canvas);
 	}
 	return stamps.get(softness);
 }
