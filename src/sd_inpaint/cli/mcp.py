@@ -23,6 +23,7 @@ EXAMPLES = example(
     "sd-inpaint mcp --http --port 8010 --server http://127.0.0.1:8000",
 )
 
+# Empty, not left out: what a file .env in the current folder sets would come in their place.
 NO_KEYS = {"SD_INPAINT_API_KEYS": "", "SD_INPAINT_API_KEYS_FILE": ""}
 
 
