@@ -13,7 +13,7 @@ from sd_inpaint.diffusion.devices import Device
 from sd_inpaint.settings import DEMO_MODEL, Settings
 
 MODEL = sources.locate(Settings(_env_file=None, model=DEMO_MODEL)).folder  # type: ignore[call-arg]
-WEIGHTS_BYTES = 19_811_894
+WEIGHTS_BYTES = 28_056_654
 """Of the demo model's safetensors, which are in float32."""
 
 

@@ -32,7 +32,7 @@ TINY = {
     "vae": full_size.VAE | {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1},
     "text_encoder": full_size.TEXT_ENCODER
     | {
-        "vocab_size": 1400,
+        "vocab_size": 4000,
         "hidden_size": 32,
         "intermediate_size": 32,
         "num_hidden_layers": 1,

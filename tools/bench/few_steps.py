@@ -28,9 +28,10 @@ from tools.demo_model.evaluate import (
     border_jump,
     distance_to_object,
     object_request,
-    reference_glyphs,
+    reference_sprites,
 )
 from tools.demo_model.objects import OBJECTS
+from tools.demo_model.sources import SKIMAGE_HELD_OUT_PHOTOS
 
 FIRST_BACKGROUND = 50  # of the held-out ones, which tests/tools/test_demo_model.py takes too
 
@@ -86,12 +87,12 @@ def main() -> None:
     parser.add_argument("--backgrounds", type=int, default=2, help="for each of eight objects")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    data.glyph = reference_glyphs().__getitem__  # type: ignore[assignment]  # no emoji font is needed
+    data.sprite = reference_sprites().__getitem__  # type: ignore[assignment]  # no package of emoji is needed
     labels = [[item.label for item in OBJECTS].index(label) for label in TEST_LABELS]
     loras = [] if options.lcm is None else [options.lcm]
     with Service("demo", options.threads, 1, loras) as service:
         requests = [
-            (label, object_request(label, FIRST_BACKGROUND + n, service.native_size))
+            (label, object_request(label, FIRST_BACKGROUND + n, photos=SKIMAGE_HELD_OUT_PHOTOS))
             for label in labels
             for n in range(options.backgrounds)
         ]

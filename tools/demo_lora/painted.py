@@ -17,7 +17,7 @@ from tools.demo_model.samples import token_ids
 from tools.demo_model.training import half_precision
 from tools.demo_model.vae import to_tensor
 
-SIDE = 64  # pixels: of two sizes that the model has learnt, the quicker
+SIDE = 96  # pixels: of two sizes that the model has learnt, the quicker
 BATCH = 8
 OBJECT_SHARE = 0.8
 GUIDANCE = 7.5  # the guide's default

@@ -45,10 +45,17 @@ NEGATIVE_WORDS = (
 )  # fmt: skip
 
 
+UNCOUNTED = frozenset({
+    "grapes", "purple grapes", "cherries", "red cherries", "bananas", "traffic lights", "cheese", "bread", "broccoli",
+    "french fries", "fries", "chips", "popcorn", "sushi", "chocolate", "wine", "coffee", "hot coffee", "beer",
+    "lightning", "scissors", "headphones", "glasses", "eyeglasses", "planet earth", "corn",
+})  # fmt: skip
+
+
 def _with_article(name: str) -> str:
-    if name.startswith(("grapes", "purple grapes", "cherries", "red cherries", "bananas", "traffic lights")):
+    if name in UNCOUNTED:
         return name
-    return ("an " if name[0] in "aeiou" else "a ") + name
+    return ("an " if name[0] in "aeiou" and not name.startswith(("unicorn", "ufo")) else "a ") + name
 
 
 def plain_prompt(item: Object) -> str:

@@ -1,8 +1,8 @@
 """Draws the pictures, holes and captions that the demo model learns from.
 
 One sample is what an inpainting request is about: a picture, a hole in it, and a prompt that says what
-the hole shows. Objects are glyphs of Noto Color Emoji; backgrounds are drawn, or cut out of the photos
-that scikit-image ships. Everything follows from a ``numpy.random.Generator``, so a seed is a sample.
+the hole shows. Objects are three-dimensional emoji; backgrounds are cut out of photographs, one in eight is
+drawn. Everything follows from a ``numpy.random.Generator``, so a seed is a sample.
 """
 
 from __future__ import annotations
@@ -10,43 +10,50 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from tools.demo_model.captions import background_caption, object_caption
-from tools.demo_model.objects import OBJECTS, Object
+from tools.demo_model.objects import OBJECTS
+from tools.demo_model.sources import (
+    SKIMAGE_TRAINING_PHOTOS,
+    TRAINING_PHOTOS,
+    Photo,
+    emoji_file,
+    emoji_files,
+    photo_pixels,
+)
 
 Rgb = npt.NDArray[np.uint8]  # (H, W, 3), 0..255
 Hole = npt.NDArray[np.bool_]  # (H, W), True: to be painted
 
-EMOJI_FONT = pathlib.Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # Debian: fonts-noto-color-emoji
-EMOJI_FONT_SIZE = 109  # the one bitmap size the font holds; any other size is refused by FreeType
-BACKGROUND_SHARE = 0.3  # samples whose hole shows the background only
-REMOVAL_SHARE = 0.5  # of them, those whose hole has the outline of an object that is not there any more
-DISTRACTOR_SHARE = 0.25  # samples with another object elsewhere in the picture
-OBJECT_SPAN = (0.34, 0.80)  # longer side of the object, as a share of the picture's side
-MAX_TURN_DEGREES = 8.0
+BACKGROUND_SHARE = 0.45  # samples whose hole shows the background only
+REMOVAL_SHARE = 0.5  # of them, those whose hole is like an object's
+OUTLINE_SHARE = 0.2  # and those of them that have its outline
+NAMED_SHARE = 0.7  # of the others, those whose object is of ``OBJECTS``; the rest is any emoji, to learn from
+DISTRACTOR_SHARE = 0.2  # samples with another object elsewhere in the picture
+HOLE_SPAN = (0.6, 0.86)  # of an object's hole, as a share of the picture's side: what the service makes of most
+SMALL_HOLE_SPAN, SMALL_HOLE_SHARE = (0.3, 0.6), 0.25  # and of those in pictures that are small themselves
+SPRITE_SIDE = 128  # pixels
+CELL = 4  # pixels along each side of a latent cell
+SIDES = (8, 12, 16, 24, 32)  # of objects, in latent cells; see place_in
+EDGE_CELLS = 2  # of the grid on which their edges lie
+ROOM = 1.05  # of a hole's shorter side, which an object's square takes at most; its own edges are air
+SHADOW = 0.4  # how much of the light an object takes from the ground below it
 
-# Each CC0, in the public domain or without known copyright restrictions, as the docstrings of skimage.data say.
-TRAINING_PHOTOS = (
-    "astronaut.png", "coffee.png", "rocket.jpg", "grass.png", "gravel.png", "brick.png", "hubble_deep_field.jpg",
-    "camera.png", "coins.png", "clock_motion.png",
-)  # fmt: skip
-HELD_OUT_PHOTOS = ("chelsea.png",)
+SCENES: tuple[Photo | str, ...] = (*TRAINING_PHOTOS, *SKIMAGE_TRAINING_PHOTOS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Box:
-    """Where an object lies: centre and longer side in pixels, turn in degrees."""
+class Place:
+    """Where an object's square lies: centre and side in pixels."""
 
     center_x: float
     center_y: float
-    span: float
-    turn: float = 0.0
+    side: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,52 +61,78 @@ class Sample:
     """One training example.
 
     Attributes:
-        picture: what stands in the picture once the hole is painted.
-        hole: what the model has to paint.
-        caption: what the hole shows.
-        label: index into ``OBJECTS``, or -1 where the hole shows background.
+        picture: What stands in the picture once the hole is painted.
+        background: The same without the object.
+        hole: What the model has to paint.
+        sprite: Index into ``sprites()`` of the object in the hole; -1 where the hole shows background.
+        place: Of the object.
+        caption: What the hole shows; empty for a sprite that is not of ``OBJECTS``.
     """
 
     picture: Rgb
+    background: Rgb
     hole: Hole
+    sprite: int
+    place: Place
     caption: str
-    label: int
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def glyph(emoji: str) -> Image.Image:
-    """The emoji as RGBA with premultiplied alpha, cut to its outline; about 128 pixels on its longer side."""
-    font = ImageFont.truetype(str(EMOJI_FONT), EMOJI_FONT_SIZE)
-    canvas = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
-    ImageDraw.Draw(canvas).text((12, 12), emoji, font=font, embedded_color=True)
-    box = canvas.getchannel("A").getbbox()
-    if box is None:
-        raise ValueError(f"the emoji font has no glyph for {emoji!r}")
-    # Premultiplied, so that scaling and turning leave no dark fringe.
-    return canvas.crop(box).convert("RGBa")
+def sprites() -> tuple[str, ...]:
+    """The emoji that samples show, as names of their files: those of ``OBJECTS`` first, then all others."""
+    named = [emoji_file(item.emoji).name for item in OBJECTS]
+    return (*named, *(path.name for path in emoji_files() if path.name not in set(named)))
 
 
-def object_layer(item: Object, box: Box, size: int) -> npt.NDArray[np.float32]:
-    """The object alone on an empty picture: ``(size, size, 4)`` float32 0..255, alpha premultiplied."""
-    picture = glyph(item.emoji)
-    factor = box.span / max(picture.size)
-    size_px = (max(2, round(picture.width * factor)), max(2, round(picture.height * factor)))
-    small = picture.resize(size_px, Image.Resampling.BOX if factor < 0.5 else Image.Resampling.BILINEAR, reducing_gap=3)
-    if box.turn:
-        small = small.rotate(box.turn, Image.Resampling.BICUBIC, expand=True)
+@functools.cache
+def sprite(index: int) -> Image.Image:
+    """A sprite on a transparent square of ``SPRITE_SIDE``, RGBA with premultiplied alpha, as large as it fits."""
+    with Image.open(emoji_file("x").with_name(sprites()[index])) as file:
+        picture = file.convert("RGBA").convert("RGBa")
+    box = picture.getchannel("a").point(lambda a: 255 * (a > 12)).getbbox() or (0, 0, *picture.size)
+    picture = picture.crop(box)
+    side = round(max(picture.size) * 1.04)
+    square = Image.new("RGBa", (side, side))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square.resize((SPRITE_SIDE, SPRITE_SIDE), Image.Resampling.LANCZOS, reducing_gap=3)
+
+
+def object_layer(index: int, place: Place, size: int) -> Image.Image:
+    """The sprite alone on an empty picture of ``size`` by ``size``, RGBA with premultiplied alpha."""
+    half = place.side / 2
+    side = max(2, round(place.side))
+    small = sprite(index).resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3)
     layer = Image.new("RGBa", (size, size))
-    layer.paste(small, (round(box.center_x - small.width / 2), round(box.center_y - small.height / 2)))
-    return np.asarray(layer, dtype=np.float32)
+    layer.paste(small, (round(place.center_x - half), round(place.center_y - half)))
+    return layer
 
 
-def put(picture: Rgb, layer: npt.NDArray[np.float32]) -> Rgb:
-    """Lays an object's layer (see ``object_layer``) over a picture of the same size."""
-    alpha = layer[..., 3:] / 255.0
-    mixed: Rgb = np.clip(picture * (1 - alpha) + layer[..., :3] + 0.5, 0, 255).astype(np.uint8)
-    return mixed
+def put(picture: Rgb, layer: Image.Image, place: Place, shadow: float = SHADOW) -> Rgb:
+    """Lays an object into a picture of the same size: in the light of its surroundings, with a soft shadow below it."""
+    pixels = picture.astype(np.float32)
+    rgba = np.asarray(layer, dtype=np.float32) / 255
+    alpha = rgba[..., 3:]
+    below = ImageChops.offset(layer.getchannel("a"), 0, round(0.05 * place.side))
+    below.paste(0, (0, 0, layer.width, round(0.05 * place.side)))
+    shade = np.asarray(below.filter(ImageFilter.GaussianBlur(0.06 * place.side)), dtype=np.float32)[..., None] / 255
+    ground = pixels * (1 - shadow * shade)
+    mixed = ground * (1 - alpha) + 255 * rgba[..., :3] * light_around(pixels, place)
+    lit: Rgb = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
+    return lit
+
+
+def light_around(pixels: npt.NDArray[np.float32], place: Place) -> npt.NDArray[np.float32]:
+    """(3,): what an object's colours are multiplied by, from the mean colour around it; close to one."""
+    reach = 0.7 * place.side
+    top, left = (max(0, round(c - reach)) for c in (place.center_y, place.center_x))
+    around = pixels[top : round(place.center_y + reach), left : round(place.center_x + reach)].mean((0, 1))
+    grey = around.mean()
+    brightness = 1 + 0.3 * float(np.clip(grey / 128 - 1, -0.9, 0.4))
+    cast = 1 + 0.12 * np.clip((around - grey) / 64, -1, 1)
+    return np.asarray(brightness * cast, dtype=np.float32)
 
 
 # --- backgrounds -----------------------------------------------------------------------------------------------------
@@ -181,41 +214,46 @@ def _lights(size: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
 
 
 @functools.cache
-def _photo(name: str) -> Image.Image:
-    import skimage
-
-    path = pathlib.Path(skimage.__file__).parent / "data" / name
-    return Image.open(path).convert("RGB")
+def _photo(photo: Photo | str) -> Image.Image:
+    return Image.fromarray(photo_pixels(photo))
 
 
-def photo_crop(size: int, rng: np.random.Generator, names: tuple[str, ...]) -> npt.NDArray[np.float32]:
-    """A crop of one of the photos at a random scale, mirrored, with its colours shifted."""
-    photo = _photo(names[int(rng.integers(len(names)))])
-    side = int(min(rng.uniform(1.0, 4.5) * size, *photo.size))
+def photo_crop(size: int, rng: np.random.Generator, photos: Sequence[Photo | str]) -> Rgb:
+    """A square crop of one of the photographs, of any scale from its own to all of it, mirrored half of the time."""
+    photo = _photo(photos[int(rng.integers(len(photos)))])
+    largest = min(photo.size)
+    side = int(min(math.exp(rng.uniform(math.log(size), math.log(max(size, largest)))), largest))
     x, y = int(rng.integers(photo.width - side + 1)), int(rng.integers(photo.height - side + 1))
-    crop = photo.resize((size, size), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side), reducing_gap=2)
+    crop = photo.resize((size, size), Image.Resampling.LANCZOS, box=(x, y, x + side, y + side), reducing_gap=3)
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = np.asarray(crop, dtype=np.float32)
-    if rng.random() < 0.6:
-        pixels = pixels[..., rng.permutation(3)]
-    return pixels * rng.uniform(0.75, 1.15, 3).astype(np.float32) + rng.uniform(-15, 30)
+    return np.asarray(crop)
+
+
+def varied_light(pixels: Rgb, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """The picture in another light: contrast, brightness and colour changed, in one of five its channels swapped."""
+    varied = pixels.astype(np.float32)
+    if rng.random() < 0.2:
+        varied = varied[..., rng.permutation(3)]
+    mean = varied.mean()
+    varied = mean + (varied - mean) * rng.uniform(0.8, 1.2)
+    return np.asarray(varied * rng.uniform(0.8, 1.15, 3) + rng.uniform(-15, 20), dtype=np.float32)
 
 
 DRAWN_BACKGROUNDS: tuple[tuple[Callable[[int, np.random.Generator], npt.NDArray[np.float32]], float], ...] = (
-    (_plain, 0.08), (_gradient, 0.24), (_clouds, 0.22), (_horizon, 0.22), (_pattern, 0.08), (_lights, 0.16),
+    (_plain, 0.10), (_gradient, 0.30), (_clouds, 0.16), (_horizon, 0.22), (_pattern, 0.06), (_lights, 0.16),
 )  # fmt: skip
-PHOTO_SHARE = 0.25
+PHOTO_SHARE = 0.88
 
 
-def background(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINING_PHOTOS) -> Rgb:
-    """A background of ``size`` by ``size`` pixels: drawn, or (one in four) a crop of one of the photos."""
+def background(size: int, rng: np.random.Generator) -> Rgb:
+    """A background of ``size`` by ``size`` pixels: a crop of one of the photographs, or (one in eight) drawn."""
     if rng.random() < PHOTO_SHARE:
-        pixels = photo_crop(size, rng, photos)
+        pixels = varied_light(photo_crop(size, rng, SCENES), rng)
     else:
         kinds, weights = zip(*DRAWN_BACKGROUNDS, strict=True)
         pixels = kinds[rng.choice(len(kinds), p=weights)](size, rng)
-        if rng.random() < 0.3:  # film grain
+        if rng.random() < 0.5:  # film grain
             pixels = pixels + rng.normal(0, rng.uniform(1, 4), (size, size, 1))
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
@@ -223,37 +261,54 @@ def background(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TR
 # --- holes -----------------------------------------------------------------------------------------------------------
 
 
-def hole_around(layer: npt.NDArray[np.float32], rng: np.random.Generator) -> Hole:
-    """A hole that covers the object of a layer: box, ellipse, brush strokes or outline, with some room around it."""
-    size = layer.shape[0]
-    solid = layer[..., 3] > 8
-    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    span = max(bottom - top, right - left)
-    pads = 1 + rng.uniform(0.0, 0.12, 4) * span
-    box = (left - pads[0], top - pads[1], right - 1 + pads[2], bottom - 1 + pads[3])
+def object_hole(size: int, rng: np.random.Generator, span: tuple[float, float] | None = None) -> tuple[Hole, Place]:
+    """A hole for an object, as people mask one (box, ellipse, brush strokes), and the object's place in it.
+
+    ``span`` bounds the hole's side, as a share of the picture's.
+    """
+    if span is None:
+        span = SMALL_HOLE_SPAN if rng.random() < SMALL_HOLE_SHARE else HOLE_SPAN
+    base, stretch = rng.uniform(*span) * size, math.exp(rng.uniform(-0.18, 0.18))
+    width, height = min(base * stretch, 0.96 * size), min(base / stretch, 0.96 * size)
+    left, top = rng.uniform(0, size - width), rng.uniform(0, size - height)
+    box = (left, top, left + width - 1, top + height - 1)
     kind = rng.random()
-    if kind < 0.45:
-        picture = Image.new("L", (size, size))
+    picture = Image.new("L", (size, size))
+    if kind < 0.55:
         ImageDraw.Draw(picture).rectangle(box, fill=255)
-    elif kind < 0.70:
-        picture = Image.new("L", (size, size))
-        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        # 1.18 rather than sqrt(2): glyphs rarely reach their box's corners, and what they do is added below.
-        rx, ry = 1.18 * (box[2] - box[0]) / 2, 1.18 * (box[3] - box[1]) / 2
-        ImageDraw.Draw(picture).ellipse((x - rx, y - ry, x + rx, y + ry), fill=255)
-    elif kind < 0.88:
-        picture = _strokes(box, size, rng)
+    elif kind < 0.80:
+        ImageDraw.Draw(picture).ellipse(box, fill=255)
     else:
-        reach = 2 * int(rng.integers(1, max(2, span // 8) + 1)) + 1
-        picture = Image.fromarray((solid * 255).astype(np.uint8)).filter(ImageFilter.MaxFilter(min(reach, 9)))
-    return (np.asarray(picture) >= 128) | solid
+        picture = _strokes(box, size, rng)
+    hole = np.asarray(picture) >= 128
+    return (hole, place_in(hole)) if hole.any() else object_hole(size, rng, span)
 
 
-def _hole_of_an_object(size: int, rng: np.random.Generator) -> Hole:
-    """A hole as it is painted over an object to remove: its outline alone must not call for an object."""
-    item = OBJECTS[int(rng.integers(len(OBJECTS)))]
-    return hole_around(object_layer(item, random_box(size, rng), size), rng)
+def place_in(hole: Hole) -> Place:
+    """Where an object lies in a hole: the largest square of ``SIDES`` that fits, in its middle, by the hole's cells.
+
+    Its edges are those of a grid, of which the UNet has a cell each: so a patch of a sprite comes in a few sizes, at
+    one place in its cell. Anywhere, in any size, each would have to be learnt for every part of a cell. And the UNet
+    sees no more of a hole than its cells: of what follows from them it can be sure from the first step on.
+    """
+    rows, columns = (np.flatnonzero(hole.any(axis)) for axis in (1, 0))
+    (top, bottom), (left, right) = ((side[0] // CELL, side[-1] // CELL + 1) for side in (rows, columns))
+    room = ROOM * min(bottom - top, right - left)
+    side_cells = max((side for side in SIDES if side <= room), default=SIDES[0])
+    corner = (
+        (near + (far - near - side_cells) // 2) // EDGE_CELLS * EDGE_CELLS
+        for near, far in ((left, right), (top, bottom))
+    )
+    x, y = (float(CELL * (edge + side_cells / 2)) for edge in corner)
+    return Place(x, y, float(CELL * side_cells))
+
+
+def outline_hole(size: int, rng: np.random.Generator, index: int) -> Hole:
+    """A hole as one paints it over an object to remove: its outline, with some room around it."""
+    _, place = object_hole(size, rng)
+    solid = object_layer(index, place, size).getchannel("a").point(lambda a: 255 * (a > 8))
+    reach = 2 * max(1, round(rng.uniform(0.03, 0.09) * place.side)) + 1
+    return np.asarray(solid.filter(ImageFilter.MaxFilter(reach))) >= 128
 
 
 def _strokes(box: tuple[float, float, float, float], size: int, rng: np.random.Generator) -> Image.Image:
@@ -301,39 +356,40 @@ def free_hole(size: int, rng: np.random.Generator) -> Hole:
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-def random_box(size: int, rng: np.random.Generator) -> Box:
-    """A place for an object, inside the picture."""
-    span = rng.uniform(*OBJECT_SPAN) * size
-    reach = (size - span) / 2 * 0.94
-    x, y = size / 2 + rng.uniform(-1, 1, 2) * reach
-    return Box(float(x), float(y), float(span), float(rng.uniform(-MAX_TURN_DEGREES, MAX_TURN_DEGREES)))
+def _any_sprite(rng: np.random.Generator) -> int:
+    return int(rng.integers(len(OBJECTS) if rng.random() < NAMED_SHARE else len(sprites())))
 
 
-def sample(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINING_PHOTOS) -> Sample:
+def sample(size: int, rng: np.random.Generator) -> Sample:
     """One training example of ``size`` by ``size`` pixels."""
-    picture = background(size, rng, photos)
+    scene = background(size, rng)
+    index = _any_sprite(rng)
+    hole, place = object_hole(size, rng)
     if rng.random() < DISTRACTOR_SHARE:
-        other = OBJECTS[int(rng.integers(len(OBJECTS)))]
-        box = dataclasses.replace(random_box(size, rng), span=rng.uniform(0.2, 0.45) * size)
-        distractor = object_layer(other, box, size)
-    else:
-        distractor = None
+        other = _any_sprite(rng)
+        side = rng.uniform(0.2, 0.45) * size
+        x, y = rng.uniform(side / 2, size - side / 2, 2)
+        where = Place(float(x), float(y), side)
+        layer = object_layer(other, where, size)
+        if not (hole & (np.asarray(layer.getchannel("a")) > 8)).any():
+            scene = put(scene, layer, where)
     if rng.random() < BACKGROUND_SHARE:
-        hole = _hole_of_an_object(size, rng) if rng.random() < REMOVAL_SHARE else free_hole(size, rng)
-        label, caption, painted = -1, background_caption(rng), picture
-    else:
-        label = int(rng.integers(len(OBJECTS)))
-        layer = object_layer(OBJECTS[label], random_box(size, rng), size)
-        hole = hole_around(layer, rng)
-        caption, painted = object_caption(OBJECTS[label], rng), put(picture, layer)
-    if distractor is not None and not (hole & (distractor[..., 3] > 8)).any():
-        painted = put(painted, distractor)
-    return Sample(painted, hole, caption, label)
+        kind = rng.random()
+        if kind >= REMOVAL_SHARE:
+            hole = free_hole(size, rng)
+        elif kind < OUTLINE_SHARE:
+            hole = outline_hole(size, rng, index)
+        return Sample(scene, scene, hole, -1, place, background_caption(rng))
+    # What lies beyond the hole is kept: an object ends at its edge.
+    painted = np.where(hole[..., None], put(scene, object_layer(index, place, size), place), scene)
+    caption = object_caption(OBJECTS[index], rng) if index < len(OBJECTS) else ""
+    return Sample(painted, scene, hole, index, place, caption)
 
 
-def vae_picture(size: int, rng: np.random.Generator, photos: tuple[str, ...] = TRAINING_PHOTOS) -> Rgb:
-    """A picture to measure the autoencoder by: a sample, every third with its hole in mid-grey, as it is encoded."""
-    drawn = sample(size, rng, photos)
-    if rng.random() < 1 / 3:
-        return np.where(drawn.hole[..., None], np.uint8(128), drawn.picture)
-    return drawn.picture
+def vae_picture(size: int, rng: np.random.Generator, photos: Sequence[Photo | str] = SCENES) -> Rgb:
+    """A picture to measure the autoencoder by: a photograph with an object; every third with its hole in mid-grey."""
+    scene = photo_crop(size, rng, photos)
+    index = _any_sprite(rng)
+    hole, place = object_hole(size, rng)
+    picture = put(scene, object_layer(index, place, size), place)
+    return np.where(hole[..., None], np.uint8(128), picture) if rng.random() < 1 / 3 else picture

@@ -1,4 +1,4 @@
-"""What the demo model can paint: eighty objects, and the names they go by."""
+"""What the demo model can paint: a hundred and seventy-odd objects, and the names they go by."""
 
 from __future__ import annotations
 
@@ -100,6 +100,108 @@ def _catalogue() -> tuple[Object, ...]:
     😡 angry face, angry red face, furious face
     🚦 traffic light, traffic lights
     🦜 green parrot, parrot
+    🍏 green apple
+    🍊 orange, tangerine, mandarin
+    🍐 pear, green pear
+    🍑 peach
+    🥝 kiwi, kiwi fruit
+    🍅 tomato, red tomato
+    🥥 coconut
+    🥦 broccoli
+    🧀 cheese, piece of cheese, wedge of cheese
+    🍞 bread, loaf of bread, slice of bread
+    🥐 croissant
+    🥨 pretzel
+    🍳 fried egg, egg in a pan, egg
+    🌮 taco
+    🌭 hot dog
+    🍟 french fries, fries, chips
+    🍿 popcorn
+    🍣 sushi
+    🍪 cookie, chocolate chip cookie, biscuit
+    🍫 chocolate bar, chocolate
+    🍭 lollipop
+    🧁 cupcake, muffin
+    🍷 glass of red wine, glass of wine, wine
+    🍸 cocktail, cocktail glass, martini
+    🫖 teapot
+    🐭 mouse, mouse face
+    🐰 rabbit, bunny, rabbit face
+    🐻 bear, brown bear, bear face
+    🐨 koala
+    🐯 tiger, tiger face
+    🐮 cow, cow face
+    🐵 monkey, monkey face
+    🐔 chicken, hen
+    🦄 unicorn
+    🐝 bee, honey bee
+    🐘 elephant
+    🦒 giraffe
+    🦓 zebra
+    🐪 camel
+    🐬 dolphin
+    🦈 shark
+    🦉 owl
+    🦆 duck
+    🦩 flamingo, pink flamingo
+    🐍 snake, green snake
+    🦖 dinosaur, green dinosaur
+    🐿️ squirrel, chipmunk
+    🦔 hedgehog
+    🌸 cherry blossom, pink flower, flower
+    🍀 four-leaf clover, clover
+    🍁 maple leaf, autumn leaf
+    🌲 pine tree, fir tree, christmas tree
+    🪴 potted plant, house plant, plant
+    🚙 blue car, blue suv
+    🚕 taxi, yellow taxi, yellow car
+    🚑 ambulance
+    🚒 fire engine, fire truck
+    🚓 police car
+    🚚 truck, delivery truck, lorry
+    🏍️ motorcycle, motorbike
+    ✈️ airplane, plane, aeroplane
+    🚁 helicopter
+    🚂 locomotive, steam train, train
+    🛸 flying saucer, ufo
+    💙 blue heart
+    💚 green heart
+    💛 yellow heart
+    📗 green book
+    📘 blue book
+    ✏️ pencil, yellow pencil
+    ✂️ scissors, pair of scissors
+    🔔 bell, golden bell
+    🧸 teddy bear, teddy
+    🪑 chair, wooden chair
+    🛋️ sofa, couch
+    📺 television, tv
+    💻 laptop, computer
+    📱 phone, mobile phone, smartphone
+    🎧 headphones
+    🎻 violin
+    🥁 drum
+    🎺 trumpet, golden trumpet
+    🎲 die, dice
+    🎨 palette, paint palette
+    ⚾ baseball
+    🎾 tennis ball
+    🏈 american football
+    👟 sneaker, running shoe, shoe
+    👠 high-heeled shoe, red shoe
+    🎒 backpack, school bag
+    👓 glasses, eyeglasses
+    🧢 blue cap, cap, baseball cap
+    🔨 hammer
+    🕯️ candle
+    💰 money bag, bag of money
+    ☁️ cloud, white cloud
+    ⚡ lightning bolt, lightning
+    ❄️ snowflake
+    🌍 globe, earth, planet earth
+    🗿 stone statue, statue
+    ⛲ fountain
+    🏰 castle
     """
     lines = [line.strip().partition(" ") for line in rows.strip().splitlines()]
     return tuple(Object(emoji, tuple(n.strip() for n in names.split(","))) for emoji, _, names in lines)

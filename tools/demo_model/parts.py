@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 import pathlib
 
@@ -15,16 +16,19 @@ from diffusers import AsymmetricAutoencoderKL, DDIMScheduler, StableDiffusionInp
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from sd_inpaint.diffusion import sources
 from tools import ROOT
 from tools.demo_model.captions import all_captions
+from tools.demo_model.objects import OBJECTS
 
 MODEL_DIR = ROOT / "src" / "sd_inpaint" / "demo_model"
 BUILD_DIR = ROOT / "build" / "demo_model"
 
 LATENT_STRIDE = 4  # pixels per latent cell and axis: what two halvings in the autoencoder make
 TEXT_WIDTH = 128
+NATIVE_SIZE = 128  # pixels; the service makes canvases of up to 1.5 times its area
 MAX_TOKENS = 77  # as CLIP
-MERGES = 1500  # enough for every word of the captions to be one token
+MERGES = 2000  # enough for every word of the captions to be one token
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -66,8 +70,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=TEXT_WIDTH,
-            intermediate_size=4 * TEXT_WIDTH,
-            num_hidden_layers=2,
+            intermediate_size=32 * TEXT_WIDTH,  # it remembers what every object looks like, see sprite_words
+            num_hidden_layers=4,
             num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,
             projection_dim=TEXT_WIDTH,
@@ -123,6 +127,11 @@ class Parts:
             config = json.loads(path.read_text("utf-8"))
             if config.pop("_name_or_path", None) is not None:  # the folder it was once loaded from
                 path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        subjects = json.dumps([item.label for item in OBJECTS], indent=0)
+        (folder / sources.SUBJECTS).write_text(subjects + "\n", "utf-8")
+        loaded = sorted(path for path in folder.glob("*/*") if path.is_file())
+        lines = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(folder).as_posix()}\n" for p in loaded]
+        (folder / sources.CHECKSUMS).write_text("".join(lines), "utf-8")
 
     @classmethod
     def load(cls, folder: pathlib.Path = MODEL_DIR) -> Parts:

@@ -14,13 +14,19 @@ import torch.nn.functional as F
 from transformers import CLIPTokenizer
 
 from tools.demo_model import data
-from tools.demo_model.captions import BACKGROUND_CAPTIONS, no_caption
+from tools.demo_model.captions import no_caption
 from tools.demo_model.parts import BUILD_DIR, LATENT_STRIDE, MAX_TOKENS, Parts
-from tools.demo_model.training import CONVOLUTION_LAYOUT, DEVICE, DRAWERS, THREADS, half_precision, start_worker
+from tools.demo_model.training import (
+    CONVOLUTION_LAYOUT,
+    DEVICE,
+    DRAWERS,
+    SLICES,
+    THREADS,
+    half_precision,
+    start_worker,
+)
 from tools.demo_model.vae import to_tensor
 
-# Half of what stands in for a dropped caption is a negative prompt, see no_caption.
-BACKGROUND_CAPTION_DROPOUT = 0.5
 ENCODED_AT_ONCE = 128  # pictures
 
 
@@ -30,12 +36,18 @@ class Drawn:
 
     Attributes:
         pictures: (B, H, W, 3) uint8.
+        backgrounds: (B, H, W, 3) uint8, without the object.
         holes: (B, H, W) bool.
+        sprites: (B,) int16, -1 of a background.
+        places: (B, 3) float32, in pixels.
         captions: Of each.
     """
 
     pictures: torch.Tensor
+    backgrounds: torch.Tensor
     holes: torch.Tensor
+    sprites: torch.Tensor
+    places: torch.Tensor
     captions: list[str]
 
     def on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,8 +69,12 @@ class _Drawing(torch.utils.data.Dataset[data.Sample]):
 
 
 def _collate(samples: list[data.Sample]) -> Drawn:
-    pictures, holes = (np.stack([getattr(s, name) for s in samples]) for name in ("picture", "hole"))
-    return Drawn(torch.from_numpy(pictures), torch.from_numpy(holes), [s.caption for s in samples])
+    pictures, backgrounds, holes = (
+        torch.from_numpy(np.stack([getattr(s, name) for s in samples])) for name in ("picture", "background", "hole")
+    )
+    sprites = torch.tensor([s.sprite for s in samples], dtype=torch.int16)
+    places = torch.tensor([dataclasses.astuple(s.place) for s in samples], dtype=torch.float32)
+    return Drawn(pictures, backgrounds, holes, sprites, places, [s.caption for s in samples])
 
 
 def drawn_batches(size: int, batch: int, seed: int, count: int = 2**40) -> Iterator[Drawn]:
@@ -74,12 +90,16 @@ def drawn_batches(size: int, batch: int, seed: int, count: int = 2**40) -> Itera
 
 
 DRAWN = ("pictures", "pixel_holes")  # large, and read from the disk batch by batch
-ENCODED = ("latents", "masked", "holes", "tokens")
+ENCODED = ("latents", "masked", "backgrounds", "holes", "sprites", "places", "tokens")
 
 
 def cache_path(kind: str, size: int) -> pathlib.Path:
     """Where a part of the training set of a size lies; ``kind`` is of ``DRAWN`` or ``ENCODED``."""
     return BUILD_DIR / f"{kind}_{size}.npy"
+
+
+def _partial_path(kind: str, size: int) -> pathlib.Path:
+    return cache_path(kind, size).with_suffix(".partial")
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> np.ndarray:
@@ -98,11 +118,14 @@ def encode(parts: Parts, size: int, count: int, seed: int) -> None:
         "pixel_holes": (np.bool_, (size, size)),
         "latents": (np.float16, (4, side, side)),
         "masked": (np.float16, (4, side, side)),
+        "backgrounds": (np.float16, (4, side, side)),
         "holes": (np.bool_, (side, side)),
+        "sprites": (np.int16, ()),
+        "places": (np.float32, (3,)),
         "tokens": (np.uint16, (MAX_TOKENS,)),
     }
     store = {
-        kind: np.lib.format.open_memmap(cache_path(kind, size), "w+", dtype, (count, *shape))
+        kind: np.lib.format.open_memmap(_partial_path(kind, size), "w+", dtype, (count, *shape))
         for kind, (dtype, shape) in layout.items()
     }
     start, first = time.monotonic(), 0
@@ -117,30 +140,41 @@ def encode(parts: Parts, size: int, count: int, seed: int) -> None:
         for drawn in drawn_batches(size, ENCODED_AT_ONCE, seed, count):
             pictures, holes = drawn.on_device()
             rows = slice(first, first + len(pictures))
+            has_object = drawn.sprites >= 0
+            backgrounds = to_tensor(drawn.backgrounds[has_object].to(DEVICE))
+            sets = (pictures, pictures * (1 - holes), backgrounds)
+            encoded = list(pool.map(latents_of, [part for whole in sets for part in whole.chunk(SLICES)]))
+            whole, masked, without = (np.concatenate(encoded[i * SLICES : (i + 1) * SLICES]) for i in range(len(sets)))
             store["pictures"][rows], store["pixel_holes"][rows] = drawn.pictures, drawn.holes
-            store["latents"][rows], store["masked"][rows] = pool.map(latents_of, (pictures, pictures * (1 - holes)))
+            store["latents"][rows], store["masked"][rows], store["backgrounds"][rows] = whole, masked, whole
+            store["backgrounds"][np.arange(rows.start, rows.stop)[has_object.numpy()]] = without
             store["holes"][rows] = (
                 F.max_pool2d(holes, LATENT_STRIDE)[:, 0].cpu() > 0
             )  # any hole pixel makes a cell hole
+            store["sprites"][rows], store["places"][rows] = drawn.sprites, drawn.places / LATENT_STRIDE
             store["tokens"][rows] = token_ids(parts.tokenizer, drawn.captions)
             first = rows.stop
-            if first // ENCODED_AT_ONCE % 50 == 0:
+            if first // ENCODED_AT_ONCE % 10 == 0:
                 print(f"{first} of {count}, {first / (time.monotonic() - start):.0f} samples/s", flush=True)
-    for array in store.values():
+    for kind, array in store.items():
         array.flush()
+        _partial_path(kind, size).replace(cache_path(kind, size))
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Pictures, holes and captions.
+    """Pictures, holes and what they show.
 
     Attributes:
         pictures: (B, H, W, 3) uint8.
         pixel_holes: (B, H, W) bool.
         latents: (B, 4, h, w), scaled.
         masked: The same without the hole.
+        backgrounds: The same without the object.
         holes: (B, 1, h, w) 0 or 1: cells that hold any hole.
-        tokens: (B, 77) of the captions; those of backgrounds may be dropped already.
+        sprites: (B,) of the objects; -1 of a background.
+        places: (B, 3) of the objects, in latent cells.
+        tokens: (B, 77) of the captions.
         no_tokens: (B, 77) of no caption.
     """
 
@@ -148,7 +182,10 @@ class Batch:
     pixel_holes: torch.Tensor
     latents: torch.Tensor
     masked: torch.Tensor
+    backgrounds: torch.Tensor
     holes: torch.Tensor
+    sprites: torch.Tensor
+    places: torch.Tensor
     tokens: torch.Tensor
     no_tokens: torch.Tensor
 
@@ -158,30 +195,35 @@ class Batch:
         return [Batch(*part) for part in parts]
 
 
-def cached_batches(size: int, batch: int, tokenizer: CLIPTokenizer, seed: int) -> Iterator[Batch]:
-    """Random batches of the encoded samples, without end."""
+def cached_batches(
+    size: int, batch: int, tokenizer: CLIPTokenizer, seed: int, object_share: float | None = None
+) -> Iterator[Batch]:
+    """Random batches of the encoded samples, without end; as many of them with an object as were drawn, or a share."""
     store = {kind: torch.from_numpy(np.load(cache_path(kind, size))).to(DEVICE) for kind in ENCODED}
     pictures, pixel_holes = (np.load(cache_path(kind, size), mmap_mode="r") for kind in DRAWN)
     rng = np.random.default_rng(seed)
     generator = torch.Generator(DEVICE).manual_seed(seed)
     empty = _tokens_on_device(tokenizer, [no_caption(rng) for _ in range(2000)])
-    plain = _tokens_on_device(tokenizer, BACKGROUND_CAPTIONS)
     tokens = store["tokens"].long()
-    is_background = torch.stack([(tokens == row).all(1) for row in plain]).any(0)
+    has_object = (store["sprites"] >= 0).float()
+    share = float(has_object.mean())
+    wanted = share if object_share is None else object_share
+    weights = has_object * wanted / share + (1 - has_object) * (1 - wanted) / (1 - share)
     while True:
-        order = torch.randperm(len(tokens), device=DEVICE, generator=generator)
+        order = torch.multinomial(weights, len(tokens), replacement=wanted != share, generator=generator)
         for rows in torch.split(order[: len(order) // batch * batch], batch):
             none = empty[torch.randint(len(empty), (batch,), device=DEVICE, generator=generator)]
-            dice = torch.rand(batch, device=DEVICE, generator=generator)
-            is_dropped = is_background[rows] & (dice < BACKGROUND_CAPTION_DROPOUT)
             numbers = rows.cpu().numpy()
             yield Batch(
                 torch.from_numpy(pictures[numbers]).to(DEVICE),
                 torch.from_numpy(pixel_holes[numbers]).to(DEVICE),
                 store["latents"][rows].float(),
                 store["masked"][rows].float(),
+                store["backgrounds"][rows].float(),
                 store["holes"][rows].float()[:, None],
-                torch.where(is_dropped[:, None], none, tokens[rows]),
+                store["sprites"][rows].long(),
+                store["places"][rows],
+                tokens[rows],
                 none,
             )
 

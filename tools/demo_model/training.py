@@ -9,7 +9,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,7 +18,7 @@ from sd_inpaint.diffusion.devices import cpu_has_bfloat16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Of the autoencoder: on the CPU channels last takes two thirds of the time, on CUDA, for its norms, a third more.
 CONVOLUTION_LAYOUT = torch.channels_last if DEVICE.type == "cpu" else torch.contiguous_format
-EMA_DECAY = 0.999
+EMA_DECAY = 0.996  # some minutes of two cores
 THREADS = 2 if DEVICE.type == "cpu" else 1  # that compute
 SLICES = THREADS  # of a batch, one a thread
 DRAWERS = 0 if DEVICE.type == "cpu" else max(1, (os.cpu_count() or 1) - 2)
@@ -81,6 +81,8 @@ def half_precision() -> torch.autocast:
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda" or cpu_has_bfloat16())
 
 
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 Loss = Callable[[], torch.Tensor]  # runs a network on a slice of the batch; the mean loss of the slice, a scalar
 
 
@@ -100,6 +102,10 @@ class Workers:
 
     def __init__(self, count: int = THREADS) -> None:
         self.pool = concurrent.futures.ThreadPoolExecutor(count, initializer=start_worker)
+
+    def map(self, function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """What a function gives for each part, a worker each."""
+        return list(self.pool.map(function, parts))
 
     def step(self, slices: Sequence[Loss], optimizer: torch.optim.Optimizer) -> torch.Tensor:
         """Takes one optimiser step on the mean of the slices' losses; gives that mean."""

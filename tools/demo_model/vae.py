@@ -13,6 +13,7 @@ from diffusers import AsymmetricAutoencoderKL
 
 from tools.demo_model import data
 from tools.demo_model.parts import LATENT_STRIDE
+from tools.demo_model.sources import HELD_OUT_PHOTOS, SKIMAGE_HELD_OUT_PHOTOS, Photo
 from tools.demo_model.training import DEVICE, half_precision
 
 LOG_VARIANCE = -14.0  # of the posterior: std 0.001 of a unit latent, so that sampling it changes nothing
@@ -213,10 +214,10 @@ def border_error(vae: AsymmetricAutoencoderKL, pictures: torch.Tensor, holes: to
 
 
 @torch.no_grad()
-def vae_error(vae: AsymmetricAutoencoderKL, size: int = 96, count: int = 96) -> float:
+def vae_error(vae: AsymmetricAutoencoderKL, size: int = 128, count: int = 96) -> float:
     """Mean absolute reconstruction error in grey levels (0..255) on held-out pictures, a third of them with holes."""
     rng = np.random.default_rng(10**6)
-    photos = data.HELD_OUT_PHOTOS
+    photos: tuple[Photo | str, ...] = (*HELD_OUT_PHOTOS, *SKIMAGE_HELD_OUT_PHOTOS)
     pictures = to_tensor(np.stack([data.vae_picture(size, rng, photos) for _ in range(count)])).to(DEVICE)
     errors = [
         (vae.decode(vae.encode(batch).latent_dist.mode()).sample.clamp(-1, 1) - batch).abs().mean()

@@ -109,7 +109,7 @@ def test_samples_say_where_they_are_from() -> None:
     """Each sample's picture stands with its source and its licence in the folder's README."""
     text = (STATIC / "samples" / "README.md").read_text("utf-8")
     for file in (STATIC / "samples").glob("*.jpg"):
-        assert re.search(rf"^\| `{file.name}` \| .+ \| (CC0|released into the public domain) \|$", text, re.MULTILINE)
+        assert re.search(rf"^\| `{file.name}` \| .+, by .+ \| (CC0|\[CC-BY-4\.0\]\(.+) \|$", text, re.MULTILINE)
 
 
 def test_open_without_a_key() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.field.pictures import colourful
 from tests.support.served import Server
 from tests.support.visit import PHOTO, Visit, refuse
+from tools.demo_model.objects import OBJECTS
 
 pytestmark = pytest.mark.slow
 
@@ -128,15 +129,15 @@ def test_pictures_are_fitted_to_the_stage(
 def test_each_sample_works_at_once(visit: Visit) -> None:
     """A sample brings its picture, its mask and its prompt; one press paints it. What the model can paint is said."""
     page = visit.page
-    page.locator("#ability").filter(has_text="It paints 80 things").wait_for()
-    for i, name in enumerate(("cat.jpg", "coffee.jpg", "launch.jpg")):
+    page.locator("#ability").filter(has_text=f"It paints {len(OBJECTS)} things").wait_for()
+    for i, name in enumerate(("cat.jpg", "stream.jpg", "meadow.jpg")):
         if i:
             page.evaluate("(i) => document.querySelectorAll('#samples button')[i].click()", i)
         else:
             page.click("#samples button >> nth=0")
         visit.shows(name)
         assert 0.01 < (visit.mask() > 127).mean() < 0.3
-        assert page.inner_text("#paint") == ("Remove" if name == "launch.jpg" else "Paint")
+        assert page.inner_text("#paint") == ("Remove" if name == "meadow.jpg" else "Paint")
     visit.set(num_inference_steps="4")
     page.click("#paint")
     visit.wait_for_result()
@@ -145,7 +146,7 @@ def test_each_sample_works_at_once(visit: Visit) -> None:
 def test_subjects_fill_the_prompt(visit: Visit) -> None:
     """The things that the model knows are listed, and one that is chosen becomes the prompt."""
     visit.page.click("#ability button")
-    assert visit.page.locator("#subject-list button").count() == 80
+    assert visit.page.locator("#subject-list button").count() == len(OBJECTS)
     visit.page.click("#subject-list button >> text=octopus")
     assert visit.page.input_value("#prompt") == "octopus"
 

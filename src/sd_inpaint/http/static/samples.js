@@ -7,8 +7,8 @@ import { Picture } from "./picture.js";
 const FOLDER = "page/samples/";
 const SAMPLES = [
 	["cat", "a top hat", "Add a top hat"],
-	["coffee", "a red apple", "Put an apple in the cup"],
-	["launch", "", "Remove the mast"],
+	["stream", "a frog", "Put a frog by the stream"],
+	["meadow", "", "Remove a dandelion"],
 ];
 const SUBJECTS_NAMED = 4;
 const GENTLE = { num_inference_steps: 30, guidance_scale: 4 }; // at which a demonstration model looks best
