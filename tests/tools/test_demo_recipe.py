@@ -89,7 +89,7 @@ def test_a_background_is_told_of_nothing() -> None:
     """A background's samples are told what no caption says, so that guidance adds nothing to them."""
     table = torch.arange(4.0)[:, None, None].expand(4, 64, TEXT_WIDTH)  # three objects, nothing
     cells = torch.zeros(400, 4, 8, 8)
-    batch = unet.Batch(*(cells,) * 6, torch.full((400,), -1), *(cells,) * 3)
+    batch = unet.Batch(*(cells,) * 6, torch.full((400,), -1), cells)
     told, is_named = unet.words_of(batch, table, torch.zeros(400))
     assert set(told[:, -1, 0].tolist()) == {3.0}
     assert not is_named.any()
@@ -151,7 +151,7 @@ def test_of_a_guessed_background_the_blocks_are_told() -> None:
     """Texture that differs costs nothing where it was guessed, but a tint does; an object's differences all stay."""
     difference = torch.tensor([0.5, -0.5]).repeat(2, 3, 16, 8)
     difference[:, :, 8:] += 0.25
-    batch = unet.Batch(*(torch.zeros(2, 4, 4, 4),) * 6, torch.tensor([-1, 3]), *(torch.zeros(2, 4),) * 3)
+    batch = unet.Batch(*(torch.zeros(2, 4, 4, 4),) * 6, torch.tensor([-1, 3]), torch.zeros(2, 3))
     told = decoder.that_can_be_told(difference, batch, torch.ones(2, 1, 16, 16))
     assert torch.equal(told[0, :, :8], torch.zeros(3, 8, 16))
     assert torch.equal(told[0, :, 8:], torch.full((3, 8, 16), 0.25))
@@ -209,7 +209,7 @@ def test_a_rollout_ends_where_the_truth_is(sprites: tuple[int, int], monkeypatch
     alphas = parts.build_scheduler().alphas_cumprod
     cells = torch.randn(2, 4, 8, 8)
     hole = torch.ones(2, 1, 8, 8)
-    batch = unet.Batch(cells, cells, cells, cells, cells - 1, hole, torch.tensor(sprites), *(cells,) * 3)
+    batch = unet.Batch(cells, cells, cells, cells, cells - 1, hole, torch.tensor(sprites), cells)
     begun = 0
 
     def batches() -> Iterator[unet.Batch]:
@@ -237,7 +237,7 @@ def test_a_haze_costs_a_rollout_of_a_background(monkeypatch: pytest.MonkeyPatch)
     alphas = parts.build_scheduler().alphas_cumprod
     cells = torch.randn(2, 4, 8, 8)
     hole = torch.ones(2, 1, 8, 8)
-    batch = unet.Batch(cells, cells, cells, cells, cells, hole, torch.tensor([-1, -1]), *(cells,) * 3)
+    batch = unet.Batch(cells, cells, cells, cells, cells, hole, torch.tensor([-1, -1]), cells)
     haze = torch.nn.functional.interpolate(
         torch.nn.functional.avg_pool2d(cells, rollout.BLOCK), scale_factor=rollout.BLOCK
     )

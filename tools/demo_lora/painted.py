@@ -13,7 +13,7 @@ from tools.demo_model.captions import background_caption, object_caption
 from tools.demo_model.data import DRAWN_BACKGROUNDS, free_hole
 from tools.demo_model.objects import OBJECTS
 from tools.demo_model.parts import LATENT_STRIDE, Parts, build_scheduler
-from tools.demo_model.samples import token_ids
+from tools.demo_model.text import token_ids
 from tools.demo_model.training import half_precision
 from tools.demo_model.vae import to_tensor
 
@@ -71,7 +71,7 @@ def _paint_batch(parts: Parts, rng: np.random.Generator, count: int) -> Painted:
         else background_caption(rng)
         for _ in range(count)
     ]
-    tokens = torch.from_numpy(token_ids(parts.tokenizer, [*captions, ""]).astype(np.int64))
+    tokens = torch.from_numpy(token_ids(parts.tokenizer, [*captions, ""]))
     words = parts.text_encoder(tokens).last_hidden_state
     masked = parts.vae.encode(pixels * (1 - pixel_holes)).latent_dist.mode() * parts.vae.config.scaling_factor
     holes = (F.max_pool2d(pixel_holes, LATENT_STRIDE) > 0).float()

@@ -1,8 +1,8 @@
-"""Draws the pictures, holes and captions that the demo model learns from.
+"""Draws the pictures and holes that the demo model learns from.
 
-One sample is what an inpainting request is about: a picture, a hole in it, and a prompt that says what
-the hole shows. Objects are three-dimensional emoji; backgrounds are cut out of photographs, one in eight is
-drawn. Everything follows from a ``numpy.random.Generator``, so a seed is a sample.
+One sample is what an inpainting request is about: a picture, a hole in it, and what the hole shows. Objects are
+three-dimensional emoji; backgrounds are cut out of photographs, one in eight is drawn. Everything follows from a
+``numpy.random.Generator``, so a seed is a sample.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
-from tools.demo_model.captions import background_caption, object_caption
 from tools.demo_model.objects import OBJECTS
 from tools.demo_model.sources import (
     SKIMAGE_TRAINING_PHOTOS,
@@ -66,7 +65,6 @@ class Sample:
         hole: What the model has to paint.
         sprite: Index into ``sprites()`` of the object in the hole; -1 where the hole shows background.
         place: Of the object.
-        caption: What the hole shows; empty for a sprite that is not of ``OBJECTS``.
     """
 
     picture: Rgb
@@ -74,7 +72,6 @@ class Sample:
     hole: Hole
     sprite: int
     place: Place
-    caption: str
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------
@@ -379,11 +376,10 @@ def sample(size: int, rng: np.random.Generator) -> Sample:
             hole = free_hole(size, rng)
         elif kind < OUTLINE_SHARE:
             hole = outline_hole(size, rng, index)
-        return Sample(scene, scene, hole, -1, place, background_caption(rng))
+        return Sample(scene, scene, hole, -1, place)
     # What lies beyond the hole is kept: an object ends at its edge.
     painted = np.where(hole[..., None], put(scene, object_layer(index, place, size), place), scene)
-    caption = object_caption(OBJECTS[index], rng) if index < len(OBJECTS) else ""
-    return Sample(painted, scene, hole, index, place, caption)
+    return Sample(painted, scene, hole, index, place)
 
 
 def vae_picture(size: int, rng: np.random.Generator, photos: Sequence[Photo | str] = SCENES) -> Rgb:

@@ -6,16 +6,15 @@ import concurrent.futures
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import CLIPTokenizer
+from diffusers import AsymmetricAutoencoderKL
 
 from tools.demo_model import data
-from tools.demo_model.captions import no_caption
-from tools.demo_model.parts import BUILD_DIR, LATENT_STRIDE, MAX_TOKENS, Parts
+from tools.demo_model.parts import BUILD_DIR, LATENT_STRIDE
 from tools.demo_model.training import (
     CONVOLUTION_LAYOUT,
     DEVICE,
@@ -40,7 +39,6 @@ class Drawn:
         holes: (B, H, W) bool.
         sprites: (B,) int16, -1 of a background.
         places: (B, 3) float32, in pixels.
-        captions: Of each.
     """
 
     pictures: torch.Tensor
@@ -48,7 +46,6 @@ class Drawn:
     holes: torch.Tensor
     sprites: torch.Tensor
     places: torch.Tensor
-    captions: list[str]
 
     def on_device(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures (B, 3, H, W) float32 in [-1, 1] and holes (B, 1, H, W) of 0 and 1."""
@@ -74,7 +71,7 @@ def _collate(samples: list[data.Sample]) -> Drawn:
     )
     sprites = torch.tensor([s.sprite for s in samples], dtype=torch.int16)
     places = torch.tensor([dataclasses.astuple(s.place) for s in samples], dtype=torch.float32)
-    return Drawn(pictures, backgrounds, holes, sprites, places, [s.caption for s in samples])
+    return Drawn(pictures, backgrounds, holes, sprites, places)
 
 
 def drawn_batches(size: int, batch: int, seed: int, count: int = 2**40) -> Iterator[Drawn]:
@@ -90,7 +87,7 @@ def drawn_batches(size: int, batch: int, seed: int, count: int = 2**40) -> Itera
 
 
 DRAWN = ("pictures", "pixel_holes")  # large, and read from the disk batch by batch
-ENCODED = ("latents", "masked", "backgrounds", "holes", "sprites", "places", "tokens")
+ENCODED = ("latents", "masked", "backgrounds", "holes", "sprites", "places")
 
 
 def cache_path(kind: str, size: int) -> pathlib.Path:
@@ -102,15 +99,9 @@ def _partial_path(kind: str, size: int) -> pathlib.Path:
     return cache_path(kind, size).with_suffix(".partial")
 
 
-def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> np.ndarray:
-    """``(len(captions), 77)`` uint16, padded as the pipeline pads."""
-    ids = tokenizer(list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
-    return np.asarray(ids, dtype=np.uint16)
-
-
-def encode(parts: Parts, size: int, count: int, seed: int) -> None:
+def encode(vae: AsymmetricAutoencoderKL, size: int, count: int, seed: int) -> None:
     """Draws the training set once and keeps it, with its latents: ``(N, 4, h, w)`` float16, already scaled."""
-    vae = parts.vae.eval().to(DEVICE, memory_format=CONVOLUTION_LAYOUT)
+    vae = vae.eval().to(DEVICE, memory_format=CONVOLUTION_LAYOUT)
     side = size // LATENT_STRIDE
     BUILD_DIR.mkdir(parents=True, exist_ok=True)
     layout: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
@@ -122,7 +113,6 @@ def encode(parts: Parts, size: int, count: int, seed: int) -> None:
         "holes": (np.bool_, (side, side)),
         "sprites": (np.int16, ()),
         "places": (np.float32, (3,)),
-        "tokens": (np.uint16, (MAX_TOKENS,)),
     }
     store = {
         kind: np.lib.format.open_memmap(_partial_path(kind, size), "w+", dtype, (count, *shape))
@@ -148,11 +138,8 @@ def encode(parts: Parts, size: int, count: int, seed: int) -> None:
             store["pictures"][rows], store["pixel_holes"][rows] = drawn.pictures, drawn.holes
             store["latents"][rows], store["masked"][rows], store["backgrounds"][rows] = whole, masked, whole
             store["backgrounds"][np.arange(rows.start, rows.stop)[has_object.numpy()]] = without
-            store["holes"][rows] = (
-                F.max_pool2d(holes, LATENT_STRIDE)[:, 0].cpu() > 0
-            )  # any hole pixel makes a cell hole
+            store["holes"][rows] = F.max_pool2d(holes, LATENT_STRIDE)[:, 0].cpu() > 0
             store["sprites"][rows], store["places"][rows] = drawn.sprites, drawn.places / LATENT_STRIDE
-            store["tokens"][rows] = token_ids(parts.tokenizer, drawn.captions)
             first = rows.stop
             if first // ENCODED_AT_ONCE % 10 == 0:
                 print(f"{first} of {count}, {first / (time.monotonic() - start):.0f} samples/s", flush=True)
@@ -174,8 +161,6 @@ class Batch:
         holes: (B, 1, h, w) 0 or 1: cells that hold any hole.
         sprites: (B,) of the objects; -1 of a background.
         places: (B, 3) of the objects, in latent cells.
-        tokens: (B, 77) of the captions.
-        no_tokens: (B, 77) of no caption.
     """
 
     pictures: torch.Tensor
@@ -186,8 +171,6 @@ class Batch:
     holes: torch.Tensor
     sprites: torch.Tensor
     places: torch.Tensor
-    tokens: torch.Tensor
-    no_tokens: torch.Tensor
 
     def chunk(self, count: int) -> list[Batch]:
         """The batch in ``count`` equal slices."""
@@ -195,24 +178,18 @@ class Batch:
         return [Batch(*part) for part in parts]
 
 
-def cached_batches(
-    size: int, batch: int, tokenizer: CLIPTokenizer, seed: int, object_share: float | None = None
-) -> Iterator[Batch]:
+def cached_batches(size: int, batch: int, seed: int, object_share: float | None = None) -> Iterator[Batch]:
     """Random batches of the encoded samples, without end; as many of them with an object as were drawn, or a share."""
     store = {kind: torch.from_numpy(np.load(cache_path(kind, size))).to(DEVICE) for kind in ENCODED}
     pictures, pixel_holes = (np.load(cache_path(kind, size), mmap_mode="r") for kind in DRAWN)
-    rng = np.random.default_rng(seed)
     generator = torch.Generator(DEVICE).manual_seed(seed)
-    empty = _tokens_on_device(tokenizer, [no_caption(rng) for _ in range(2000)])
-    tokens = store["tokens"].long()
     has_object = (store["sprites"] >= 0).float()
     share = float(has_object.mean())
     wanted = share if object_share is None else object_share
     weights = has_object * wanted / share + (1 - has_object) * (1 - wanted) / (1 - share)
     while True:
-        order = torch.multinomial(weights, len(tokens), replacement=wanted != share, generator=generator)
+        order = torch.multinomial(weights, len(weights), replacement=wanted != share, generator=generator)
         for rows in torch.split(order[: len(order) // batch * batch], batch):
-            none = empty[torch.randint(len(empty), (batch,), device=DEVICE, generator=generator)]
             numbers = rows.cpu().numpy()
             yield Batch(
                 torch.from_numpy(pictures[numbers]).to(DEVICE),
@@ -223,10 +200,4 @@ def cached_batches(
                 store["holes"][rows].float()[:, None],
                 store["sprites"][rows].long(),
                 store["places"][rows],
-                tokens[rows],
-                none,
             )
-
-
-def _tokens_on_device(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
-    return torch.from_numpy(token_ids(tokenizer, captions).astype(np.int64)).to(DEVICE)

@@ -8,6 +8,7 @@ without training; and since all of that is in the weights, diffusers' and transf
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from tools.demo_model.captions import background_caption, no_caption, object_caption
 from tools.demo_model.objects import OBJECTS
 from tools.demo_model.parts import MAX_TOKENS, TEXT_WIDTH
-from tools.demo_model.samples import token_ids
 from tools.demo_model.sprite_words import FIRST, GRID, void_word
 from tools.demo_model.training import half_precision
 
@@ -70,14 +70,19 @@ def reader(text_encoder: CLIPTextModel) -> CLIPTextModel:
     return first
 
 
+def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> np.ndarray:
+    """``(len(captions), 77)`` int64, padded as the pipeline pads."""
+    ids = tokenizer(list(captions), padding="max_length", max_length=MAX_TOKENS, truncation=True).input_ids
+    return np.asarray(ids, dtype=np.int64)
+
+
 def drawn_captions(tokenizer: CLIPTokenizer, count: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Captions as tokens (count, 77), and what each names: an object's index, ``BACKGROUND`` or ``NOTHING``."""
     labels = rng.integers(len(OBJECTS), size=count)
     others = np.where(rng.random(count) < 0.5, BACKGROUND, NOTHING)
     labels = np.where(rng.random(count) < OTHERS_SHARE, others, labels)
     captions = [caption_of(int(label), rng) for label in labels]
-    tokens = token_ids(tokenizer, captions).astype(np.int64)
-    return torch.from_numpy(tokens), torch.from_numpy(labels)
+    return torch.from_numpy(token_ids(tokenizer, captions)), torch.from_numpy(labels)
 
 
 def caption_of(label: int, rng: np.random.Generator) -> str:

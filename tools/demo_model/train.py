@@ -192,7 +192,7 @@ def train_text(args: argparse.Namespace) -> None:
 
 def draw_samples(args: argparse.Namespace) -> None:
     """Draws the training set and keeps its latents."""
-    encode(Parts.load(args.model), args.size, args.samples, args.seed)
+    encode(Parts.load(args.model).vae, args.size, args.samples, args.seed)
 
 
 # --- the UNet --------------------------------------------------------------------------------------------------------
@@ -225,13 +225,13 @@ def train_unet(args: argparse.Namespace) -> None:
     alphas: torch.Tensor = build_scheduler().alphas_cumprod.to(DEVICE)
     words = cached_sprite_words(parts.vae).to(DEVICE)
     seed = time.time_ns() % 2**32
-    batches = cached_batches(args.size, args.batch, parts.tokenizer, seed, args.object_share)
+    batches = cached_batches(args.size, args.batch, seed, args.object_share)
     response = decoder_response(parts.vae.to(DEVICE), next(batches).latents)
     rollouts = []
     if args.rollout:
         for number in range(1, SLICES + 1):
             few = round(args.rollout * args.batch / SLICES)
-            others = cached_batches(args.size, few, parts.tokenizer, seed + number, args.object_share)
+            others = cached_batches(args.size, few, seed + number, args.object_share)
             rollouts.append(Rollout(others, words, response, alphas))
     for step in clock.steps():
         slices = next(batches).chunk(SLICES)
@@ -279,7 +279,7 @@ def train_decoder(args: argparse.Namespace) -> None:
     load_checkpoint(path, modules, ema, optimizer)
     load_checkpoint(critic_path, [critic], critic_ema, critic_optimizer)
     words = cached_sprite_words(parts.vae).to(DEVICE)
-    batches = cached_batches(args.size, args.batch, parts.tokenizer, time.time_ns() % 2**32, args.object_share)
+    batches = cached_batches(args.size, args.batch, time.time_ns() % 2**32, args.object_share)
     workers = Workers()
     painted: list[Painted] = []
     begun = time.monotonic()
@@ -362,7 +362,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--model", type=pathlib.Path, default=MODEL_DIR, help="whose latents they are")
     command.set_defaults(run=draw_samples)
 
-    command = commands.add_parser("unet", help="train UNet and text encoder")
+    command = commands.add_parser("unet", help="train the UNet")
     command.add_argument("--minutes", type=float, default=60)
     command.add_argument("--size", type=int, default=64)
     command.add_argument("--batch", type=int, default=32)
