@@ -18,6 +18,7 @@ from sd_inpaint.http.wire.errors import STATUSES
 from sd_inpaint.schema import InpaintParameters
 from sd_inpaint.settings import Settings
 from tests.support.repository import ROOT, imported_modules, pins, tracked
+from tests.support.selection import HEAVY_PATHS, LONG
 from tests.support.tools import REQUIRE
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -313,12 +314,25 @@ class TestFiles:
     def test_ci_runs_check_tools_and_test_and_nothing_else(self) -> None:
         """What CI does, anybody can do with the same commands; it skips nothing for want of a tool."""
         lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
-        tools = sorted(f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*-tools"))
-        assert lines[3:] == ["scripts/check", *tools, f"{REQUIRE}=1 scripts/test"]
+        commands = [line for line in lines[3:] if not line.startswith("#")]
+        tools = {f"scripts/{path.name}" for path in (ROOT / "scripts").glob("*-tools")}
+        beside = {"scripts/setup dev &", "scripts/check &"}
+        assert len(commands) == len(set(commands)) + 1  # "wait $!" is there twice
+        assert set(commands[:-1]) == {*tools, *beside, "scripts/image --prepare", "wait $!"}
+        # What goes on beside the rest is waited for, so that its failure is CI's.
+        order = [line for line in commands if line in {*beside, "wait $!"}]
+        assert order == ["scripts/setup dev &", "wait $!", "scripts/check &", "wait $!"]
+        assert commands[-2:] == ["wait $!", f"{REQUIRE}=1 scripts/test"]
 
 
 class TestTests:
     """How the tests stand to each other."""
+
+    def test_modules_that_begin_early_are_there(self) -> None:
+        """A module that is moved or renamed keeps its place in the order."""
+        assert [
+            name for name in (*LONG, *(f"tests/{part}" for part in HEAVY_PATHS)) if not (ROOT / name).exists()
+        ] == []
 
     def test_test_modules_do_not_import_each_other(self) -> None:
         """What test modules share is in tests/support/: each of them can be moved, changed and run by itself."""

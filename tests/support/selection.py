@@ -16,8 +16,13 @@ HEAVY_FIXTURES = frozenset({"chromium", "postgres", "server", "workshop"})
 SHARED = ("workshop", "server", "postgres")
 """Fixtures that are started once a session: tests that use one of them run in one process, the first named first."""
 
-LONG = ("tests/tools/test_models.py", "tests/served/test_jobs.py", "tests/served/test_replicas.py")
-"""Modules that take long: they begin early, so that the short ones fill up what is left at the end."""
+LONG = (
+    *("tests/tools/test_soak.py", "tests/served/test_jobs.py", "tests/tools/test_demo_lora.py"),
+    *("tests/tools/test_capacity.py", "tests/tools/test_demo_model.py", "tests/tools/test_full_size.py"),
+    *("tests/tools/test_quality.py", "tests/model_store/test_models.py", "tests/served/test_workers.py"),
+    "tests/served/test_replicas.py",
+)
+"""Modules that take a minute or more: they begin early, so that the short ones fill up what is left at the end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

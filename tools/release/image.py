@@ -50,10 +50,11 @@ def main() -> None:
     # One waits for the processor, the other for the line.
     with ThreadPoolExecutor() as pool:
         found = pool.submit(lambda: args.wheels or download_wheels(lock, WORK / f"wheels-{args.variant}"))
-        base = make_base_image(args.base or make_base(WORK / f"base-{SUITE}.tar"))
+        tar = args.base or make_base(WORK / f"base-{SUITE}.tar")
         wheels: Path = found.result()
     if args.prepare:
         return
+    base = make_base_image(tar)
     bento = make_bento(args.model, args.variant)
     version = str(bento.tag.version) + ("" if args.variant == "cpu" else f"-{args.variant}")
     name = args.tag or f"localhost/sd-inpaint:{version}"
