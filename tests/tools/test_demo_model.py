@@ -22,7 +22,7 @@ MODEL = Path(sd_inpaint.__file__).parent / "demo_model"
 MAX_BYTES = 40_000_000
 """Of all files together: what a package may carry without being a burden to those who never use it."""
 
-STEPS = 20
+STEPS = 10
 """Fewer than a caller's default of 50, for the test's time; the objects are the same ones."""
 
 

@@ -42,6 +42,7 @@ SIDES = (8, 12, 16, 24, 32)  # of objects, in latent cells; see place_in
 EDGE_CELLS = 2  # of the grid on which their edges lie
 ROOM = 1.05  # of a hole's shorter side, which an object's square takes at most; its own edges are air
 SHADOW = 0.4  # how much of the light an object takes from the ground below it
+LIGHT_REACH = 0.7  # of an object's side, from its middle: whose colours it is lit by
 
 SCENES: tuple[Photo | str, ...] = (*TRAINING_PHOTOS, *SKIMAGE_TRAINING_PHOTOS)
 
@@ -123,7 +124,7 @@ def put(picture: Rgb, layer: Image.Image, place: Place, shadow: float = SHADOW) 
 
 def light_around(pixels: npt.NDArray[np.float32], place: Place) -> npt.NDArray[np.float32]:
     """(3,): what an object's colours are multiplied by, from the mean colour around it; close to one."""
-    reach = 0.7 * place.side
+    reach = LIGHT_REACH * place.side
     top, left = (max(0, round(c - reach)) for c in (place.center_y, place.center_x))
     around = pixels[top : round(place.center_y + reach), left : round(place.center_x + reach)].mean((0, 1))
     grey = around.mean()

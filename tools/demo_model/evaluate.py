@@ -24,6 +24,7 @@ import asyncio
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -175,19 +176,37 @@ def distance_to_object(painted: data.Rgb, request: Request, label: int, *, close
     likely of each. A hole that is hardly large enough for a side gets either.
     """
     likely = likely_place(request.hole)
-    rows, columns = (np.flatnonzero(request.hole.any(axis)) for axis in (1, 0))
+    # What the comparison needs of the picture, and no more: it is made hundreds of times.
+    window, likely = _window(request.hole, likely)
+    picture, painted, in_window = (pixels[window] for pixels in (request.picture, painted, request.hole))
+    rows, columns = (np.flatnonzero(in_window.any(axis)) for axis in (1, 0))
     around = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    hole = request.hole[around]
+    hole = in_window[around]
     target = cv2.GaussianBlur(painted[around].astype(np.float32), (0, 0), 1.0)
     best = np.inf
     shifts, sizes = (REFERENCE_SHIFTS, REFERENCE_SIZES) if closely else ((0.0,), (1.0,))
     for step, size, dx, dy in itertools.product((1.0, SMALLER), sizes, shifts, shifts):
         side = step * size * likely.side
         place = data.Place(likely.center_x + dx * side, likely.center_y + dy * side, side)
-        reference = data.put(request.picture, data.object_layer(label, place, len(painted)), place)
+        reference = data.put(picture, data.object_layer(label, place, len(painted)), place)
         difference = cv2.GaussianBlur(reference[around].astype(np.float32), (0, 0), 1.0) - target
         best = min(best, float(np.square(difference)[hole].mean()))
     return best
+
+
+def _window(hole: data.Hole, place: data.Place) -> tuple[tuple[slice, slice], data.Place]:
+    """The square of a square picture that holds a hole and what an object there depends on; the place within it."""
+    reach = data.LIGHT_REACH * place.side * max(REFERENCE_SIZES) + place.side * max(REFERENCE_SHIFTS)
+    spans = []
+    for axis, center in ((1, place.center_y), (0, place.center_x)):
+        inside = np.flatnonzero(hole.any(axis))
+        spans.append((min(inside[0], center - reach) - 2, max(inside[-1] + 1, center + reach) + 2))
+    side = min(len(hole), math.ceil(max(last - first for first, last in spans)))
+    # An even number of pixels from the picture's edge: halves are rounded to even numbers.
+    top, left = (min(max(0, math.floor(first)), len(hole) - side) // 2 * 2 for first, _ in spans)
+    side = min(len(hole) - max(top, left), side + 2)
+    square = slice(top, top + side), slice(left, left + side)
+    return square, data.Place(place.center_x - left, place.center_y - top, place.side)
 
 
 @functools.cache

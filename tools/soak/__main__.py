@@ -43,6 +43,7 @@ def soak(minutes: float, seed: int, *, any_size: bool = False) -> tuple[Findings
         try:
             _wait_healthy(server)
             warm_up = Load(server.url, seed=-1, any_size=any_size)
+            asyncio.run(warm_up.paint_each_size())  # on a busy machine, eight seconds are too few for all of them
             asyncio.run(warm_up.run(WARM_UP_SECONDS))
             time.sleep(REST_SECONDS)
             before = server.sample()

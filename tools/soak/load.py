@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import itertools
 import random
 import struct
 import time
@@ -126,6 +127,14 @@ class Load:
                 prober.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await prober
+
+    async def paint_each_size(self) -> None:
+        """Has a picture of each of :data:`SIZES` painted, and one written in each format: what a server keeps of them."""
+        async with self._connected():
+            draw = random.Random(f"{self._seed} sizes")  # noqa: S311 — a load, not a secret
+            for size, output_format in zip(SIZES, itertools.cycle(MEDIA_TYPES)):
+                form = make_form(draw, size, output_format=output_format)
+                await self._send("paint", "POST", INPAINT, (200,), form)
 
     async def look_for_expired(self, ttl_seconds: float) -> None:
         """Asks for each job that has ended longer ago than results are kept."""
