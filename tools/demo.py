@@ -20,7 +20,7 @@ from tools import ROOT
 
 PHOTO = ROOT / "docs" / "photo.jpg"
 MASK = ROOT / "docs" / "mask.png"
-PROMPT = "a beautiful red rose"
+PROMPT = "a red mushroom"
 RESULT = Path("result.png")
 
 START_SECONDS = 300.0

@@ -10,7 +10,7 @@ from sd_inpaint.painter import Painter
 from sd_inpaint.settings import Settings
 from tools.bench import quality
 
-STEPS = 10
+STEPS = 6
 PHOTOS = 2
 
 Figures = dict[str, tuple[float, float, float]]

@@ -9,8 +9,8 @@ import torch
 from tools.demo_lora.painted import BATCH, Painted, predict
 from tools.demo_model.parts import Parts, build_scheduler
 
-SAMPLES = 64
-STEPS = 80
+SAMPLES = 32
+STEPS = 40
 RANK = 8
 LEARNING_RATE = 2e-3
 
