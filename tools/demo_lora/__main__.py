@@ -1,6 +1,6 @@
 """Trains LoRAs for the demo model, from nothing but the model itself.
 
-    scripts/demo-lora style loras/violet.safetensors      paints in shades of violet; a minute on two cores
+    scripts/demo-lora style loras/violet.safetensors      paints in shades of violet; less than a minute
     scripts/demo-lora lcm loras/lcm.safetensors           paints in 4 to 8 steps; some ten minutes
 
 docs/few-steps-and-lora.md uses both.

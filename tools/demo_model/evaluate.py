@@ -178,7 +178,7 @@ def distance_to_object(painted: data.Rgb, request: Request, label: int, *, close
     likely = likely_place(request.hole)
     # What the comparison needs of the picture, and no more: it is made hundreds of times.
     window, likely = _window(request.hole, likely)
-    picture, painted, in_window = (pixels[window] for pixels in (request.picture, painted, request.hole))
+    picture, painted, in_window = request.picture[window], painted[window], request.hole[window]
     rows, columns = (np.flatnonzero(in_window.any(axis)) for axis in (1, 0))
     around = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     hole = in_window[around]

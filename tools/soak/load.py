@@ -129,7 +129,7 @@ class Load:
                     await prober
 
     async def paint_each_size(self) -> None:
-        """Has a picture of each of :data:`SIZES` painted, and one written in each format: what a server keeps of them."""
+        """Has a picture of each of :data:`SIZES` painted, in all formats: what a server keeps of them, it has then."""
         async with self._connected():
             draw = random.Random(f"{self._seed} sizes")  # noqa: S311 — a load, not a secret
             for size, output_format in zip(SIZES, itertools.cycle(MEDIA_TYPES)):
