@@ -1,5 +1,6 @@
 """The parts of the demo model's recipe that need neither its data nor hours: words, where to look, detail, sources."""
 
+import functools
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -167,6 +168,25 @@ def test_gradient_variance_sees_the_hole_only() -> None:
     assert evaluate.gradient_variance(picture, hole) > 1000
     picture[hole] = 128
     assert evaluate.gradient_variance(picture, hole) == 0
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 173), (171, 1), (83, 60)])
+def test_only_what_counts_is_compared(corner: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object is as far from what was painted in the whole picture as in the part that is looked at."""
+    monkeypatch.setattr(data, "sprite", evaluate.reference_sprites().__getitem__)
+    labels = [item.label for item in OBJECTS]
+    rng = np.random.default_rng(0)
+    picture, painted = rng.integers(0, 256, (2, 256, 256, 3), np.uint8)
+    hole = np.zeros((256, 256), np.bool_)
+    hole[corner[0] : corner[0] + 81, corner[1] : corner[1] + 83] = True
+    request = evaluate.Request(picture, hole, "", 0)
+    distance = functools.partial(evaluate.distance_to_object, painted, request, labels.index("red car"))
+    in_part = distance()
+    rows, columns = evaluate._window(hole, evaluate.likely_place(hole))[0]
+    assert len(hole[rows]) * len(hole[:, columns].T) < hole.size / 2
+    everything = slice(None)
+    monkeypatch.setattr(evaluate, "_window", lambda _, place: ((everything, everything), place))
+    assert distance() == in_part
 
 
 def test_an_object_lies_on_the_grid() -> None:

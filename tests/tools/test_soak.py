@@ -13,8 +13,9 @@ import pytest
 
 from tests.support.processes import free_port
 from tests.support.repository import ROOT
+from tests.support.served import Served
 from tools.soak import __main__ as soak
-from tools.soak.load import Findings, JobRecord, Load, huge_png
+from tools.soak.load import MEDIA_TYPES, SIZES, Findings, JobRecord, Load, huge_png
 from tools.soak.process import Sample, memory_bytes, tree
 from tools.soak.report import (
     HANDLES_OF_A_PROCESS,
@@ -246,6 +247,14 @@ class TestLoad:
 
         with pytest.raises(ImageTooLargeError):
             codecs.decode_image(huge_png(), max_pixels=52_000_000)
+
+    def test_every_size_is_painted_before_anything_is_measured(self, server: Served) -> None:
+        """The warm-up has a picture of each size, and all formats among them."""
+        load = Load(server.url, seed=-1)
+        asyncio.run(load.paint_each_size())
+        assert load.findings.unexpected == []
+        assert load.findings.statuses == {("paint", 200): len(SIZES)}
+        assert len(SIZES) >= len(MEDIA_TYPES)
 
     def test_server_that_is_not_there(self) -> None:
         """Calls without an answer are noted, and the run ends."""

@@ -175,9 +175,8 @@ def distance_to_object(painted: data.Rgb, request: Request, label: int, *, close
     next smaller one, three sizes of each and nine places in the hole, or, where it is not looked at closely, the most
     likely of each. A hole that is hardly large enough for a side gets either.
     """
-    likely = likely_place(request.hole)
     # What the comparison needs of the picture, and no more: it is made hundreds of times.
-    window, likely = _window(request.hole, likely)
+    window, likely = _window(request.hole, likely_place(request.hole))
     picture, painted, in_window = request.picture[window], painted[window], request.hole[window]
     rows, columns = (np.flatnonzero(in_window.any(axis)) for axis in (1, 0))
     around = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
