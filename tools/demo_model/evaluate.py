@@ -59,6 +59,7 @@ SIDE = 256  # pixels of the pictures asked for; the service paints a part of eac
 REFERENCE_SIZES = (1.0, 0.94, 1.06)  # of the size that training gave objects in such a hole
 REFERENCE_SHIFTS = (0.0, -0.03, 0.03)  # of that size, from the place that training gave them, along either axis
 SMALLER = 2 / 3  # of most sides of the grid, the next smaller one
+TELEA = "Telea's"  # what stands beside ours
 CANDIDATES = 12  # objects that are looked at closer, after a first look at each
 
 
@@ -287,12 +288,12 @@ def removal_and_seam(service: Service, sampling: Sampling, args: argparse.Namesp
     """Prints PSNR and detail of removals beside Telea's, and the seam's ratio; gives the PSNRs and that ratio."""
     cases = [removal_request(index) for index in range(args.removals)]
     paintings = service.paint([request for request, _ in cases], sampling)
-    ratios: dict[str, list[float]] = {"ours": [], "Telea's": []}
-    details: dict[str, list[float]] = {"ours": [], "Telea's": []}
+    ratios: dict[str, list[float]] = {"ours": [], TELEA: []}
+    details: dict[str, list[float]] = {"ours": [], TELEA: []}
     jump, jump_before = 0.0, 0.0
     for (request, truth), painted in zip(cases, paintings, strict=True):
         filled = cv2.inpaint(request.picture, request.hole.astype(np.uint8) * 255, 3, cv2.INPAINT_TELEA)
-        for name, picture in (("ours", painted), ("Telea's", filled)):
+        for name, picture in (("ours", painted), (TELEA, filled)):
             ratios[name].append(psnr(picture, truth, request.hole))
             details[name].append(detail_ratio(picture, truth, request.hole))
         jump += border_jump(painted, request.hole)[0]
@@ -302,12 +303,9 @@ def removal_and_seam(service: Service, sampling: Sampling, args: argparse.Namesp
         print(
             f"removal, {name}: PSNR {mean:.2f} dB (median {np.median(ratios[name]):.2f}); {_of_detail(details[name])}"
         )
-    print(f"  difference {means['ours'] - means[_TELEA]:+.2f} dB ({len(cases)} pictures)")
+    print(f"  difference {means['ours'] - means[TELEA]:+.2f} dB ({len(cases)} pictures)")
     print(f"seam: border jump {jump / jump_before:.2f} times the untouched picture's")
-    return means["ours"], means[_TELEA], jump / jump_before
-
-
-_TELEA = "Telea's"
+    return means["ours"], means[TELEA], jump / jump_before
 
 
 def detail_ratio(painted: data.Rgb, truth: data.Rgb, hole: data.Hole) -> float:
