@@ -1,5 +1,6 @@
 """What all tests share: an environment of their own, the edge in this process, and one real server."""
 
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,12 +10,16 @@ from pathlib import Path
 for _name in [name for name in os.environ if name.upper().startswith("SD_INPAINT_") or name == "LOAD_SD_INPAINT"]:
     del os.environ[_name]
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+# As the service has it, and before torch is loaded, for its threads spin while they wait. Eight paintings by two
+# threads, beside two busy processes: 10 s of a processor, 29 s without.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Jobs are kept in the user's cache folder, models and metrics in BentoML's: those of a developer's own server are none
 # of the tests'.
 _home = tempfile.TemporaryDirectory()
 os.environ["XDG_CACHE_HOME"] = f"{_home.name}/cache"
 os.environ["BENTOML_HOME"] = f"{_home.name}/bentoml"
 
+import httpx
 import hypothesis
 import pytest
 
@@ -33,6 +38,14 @@ pytest_plugins = (
 
 hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None)
 """For fuzz runs by hand: ``--hypothesis-profile=long``."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificate_authorities() -> Iterator[None]:
+    """Httpx reads them once: each ``httpx.get`` would anew, 25 ms of a processor, and thousands wait for a server."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
+        yield
 
 
 @pytest.fixture

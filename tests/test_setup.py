@@ -191,6 +191,12 @@ class TestTorch:
         assert "THESE PACKAGES DO NOT MATCH THE HASHES" in done.stderr
         assert "torch is the CUDA build" in done.stderr
 
+    def test_packages_are_compiled(self, sources: Sources, cpu: Path) -> None:
+        """The first start is as quick as any other: nothing has to be compiled for it."""
+        sources.offer(sources.pypi, cpu)
+        assert sources.set_up().returncode == 0
+        assert list((sources.clone / ".venv" / "lib").rglob("__pycache__/torch.*.pyc"))
+
     def test_index_is_pytorchs_by_default(self) -> None:
         """Without a word from the operator it is the one that PyTorch's own page names."""
         text = (ROOT / "scripts" / "setup").read_text("utf-8")

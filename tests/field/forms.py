@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from tests.support.edge import LIGHT
 from tests.support.pictures import hole, photo, written
 
 BOUNDARY: Final = "XyZ"
@@ -36,10 +37,12 @@ def file(name: str, *headers: str, data: bytes | None = None, more: str = '; fil
 
 
 def request(*parts: Part, **headers: str) -> dict[str, Any]:
-    """Returns arguments for ``client.post``: a good form, but with the parts given in place of their namesakes."""
-    good = {part.name: part for part in (file("image"), file("mask"), text("prompt", "a rose"))}
-    good["num_inference_steps"] = text("num_inference_steps", "2")
-    merged = {**good, **{part.name: part for part in parts}}
+    """Returns arguments for ``client.post``: a good form, but with the parts given in place of their namesakes.
+
+    It is painted as soon as can be, for hundreds of them are sent to the real model.
+    """
+    good = (file("image"), file("mask"), text("prompt", "a rose"), *(text(*field) for field in LIGHT.items()))
+    merged = {part.name: part for part in (*good, *parts)}
     body = b"".join(bytes(part) for part in merged.values()) + f"--{BOUNDARY}--\r\n".encode()
     content_type = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
     return {"content": body, "headers": {**content_type, **{k.replace("_", "-"): v for k, v in headers.items()}}}

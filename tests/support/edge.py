@@ -49,7 +49,11 @@ def form(**changes: Any) -> dict[str, Any]:
     Bytes and tuples are sent as files, anything else as text; None leaves a field out.
     """
     fields: dict[str, Any] = {"image": written(photo()), "mask": written(hole())}
-    fields |= {"prompt": "a rose", "num_inference_steps": "2", **changes}
+    fields |= {"prompt": "a rose", "num_inference_steps": "2"}
+    if changes.keys().isdisjoint({"image", "num_inference_steps"}):
+        # Hundreds of these are sent to the real model: with a canvas as small as the picture, in a third of the time.
+        fields["region"] = "full"
+    fields |= changes
     files = {name: ("upload", value) if isinstance(value, bytes) else value for name, value in fields.items()}
     return {
         "files": {name: value for name, value in files.items() if isinstance(value, tuple)},
