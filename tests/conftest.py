@@ -69,7 +69,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The embedded model, served for the whole session."""
+    """The demo model, served for the whole session."""
     if url := pytestconfig.getoption("--url"):
         yield Served(url)
         return

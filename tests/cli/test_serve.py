@@ -45,7 +45,7 @@ def test_options_are_settings(executed: list[list[str]], tmp_path: Path) -> None
 
 
 def test_demo_model_on_this_machine_only(executed: list[list[str]]) -> None:
-    """With --demo the embedded model is served, and by default only this machine can call."""
+    """With --demo the demo model is served, and by default only this machine can call."""
     assert CliRunner().invoke(app, ["serve", "--demo", "--port", str(free_port())]).exit_code == 0
     assert Settings.read(None).model == "demo"
     assert executed[0][executed[0].index("--host") + 1] == "127.0.0.1"

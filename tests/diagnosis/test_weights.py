@@ -30,7 +30,7 @@ def settings(**changes: object) -> Settings:
 
 
 def test_demo_model_is_part_of_the_package() -> None:
-    """The embedded model needs nothing, and its folder is found."""
+    """The demo model needs nothing, and its folder is found."""
     weights = check_weights(settings(model=DEMO_MODEL))
     assert weights.folder == DEMO
     assert [finding.state for finding in weights.findings] == [State.GOOD]

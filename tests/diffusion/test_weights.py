@@ -192,7 +192,7 @@ def test_state_that_cannot_be_written_keeps_no_model_from_loading(folder: Path, 
 
 
 def test_demo_model_has_a_manifest() -> None:
-    """Each file of the embedded model that is loaded is listed, so that damage is noticed."""
+    """Each file of the demo model that is loaded is listed, so that damage is noticed."""
     source = sources.locate(Settings(model="demo"))
     assert sources.read_manifest(source.folder) == sources.verify(source).files
 

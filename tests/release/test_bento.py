@@ -30,7 +30,7 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_holds_what_serves_and_nothing_else(bento: Path) -> None:
-    """The source, the embedded model, the lock and the licences are in it; tests, caches and settings are not."""
+    """The source, the demo model, the lock and the licences are in it; tests, caches and settings are not."""
     held = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
     source = {str(path.relative_to(ROOT / "src")) for path in tracked() if path.is_relative_to(ROOT / "src")}
     assert held == source | {"service.py", "bentofile.yaml", "LICENSE", "MODEL-LICENSE.md"}

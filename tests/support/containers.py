@@ -81,7 +81,7 @@ class Workshop:
         return target
 
     def build(self, clone: Path, *options: str, umask: int = 0o022) -> str:
-        """Builds the image of the embedded model with a store of its own; gives name and digest."""
+        """Builds the image of the demo model with a store of its own; gives name and digest."""
         kept = ROOT / "build" / "image"
         printed = self.run(
             *(*IMAGE, "--model", "demo", *options),
@@ -154,7 +154,7 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built(workshop: Workshop) -> Iterator[Built]:
-    """The image of the embedded model, twice."""
+    """The image of the demo model, twice."""
     clone = workshop.clone("clone")
     again = workshop.clone("another/folder", clone)
     (again / ".env").write_text("SD_INPAINT_DEADLINE_SECONDS=77\nSD_INPAINT_API_KEYS=secret\n", "ascii")

@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the two ways to run only a part."""
     parser.addoption("--quick", action="store_true", help="runs the light half: see tests/support/selection.py")
     parser.addoption(
-        "--url", help="of a service of the embedded model: runs the tests that need nothing but its address"
+        "--url", help="of a service of the demo model: runs the tests that need nothing but its address"
     )
 
 

@@ -188,7 +188,7 @@ def refuse(code: str, status: int, retry_after: str | None = None, **facts: obje
 
 @pytest.fixture
 def visit(chromium: Any, server: Server) -> Iterator[Visit]:
-    """The page in a browser of its own, over the embedded model; fails where a script did, or asked another host."""
+    """The page in a browser of its own, over the demo model; fails where a script did, or asked another host."""
     yield from visiting(chromium, server, DESKTOP)
 
 

@@ -3,7 +3,7 @@
 scripts/bench few-steps                              # without LCM
 scripts/bench few-steps --lcm loras/lcm.safetensors  # from scripts/demo-lora lcm
 
-seconds    of the processor, for a picture of the native size
+seconds    of the processor, for a 256×256 picture with one hole
 objects    pictures whose hole lies nearest to the object that was asked for, among eight
 error      mean squared difference to that object, drawn; 0 is the drawing itself
 seam       jump between neighbours across the hole's border, over that of the untouched picture

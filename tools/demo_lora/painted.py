@@ -21,7 +21,7 @@ SIDE = 96  # pixels: of two sizes that the model has learnt, the quicker
 BATCH = 8
 OBJECT_SHARE = 0.8
 GUIDANCE = 7.5  # the guide's default
-STEPS = 12  # of DPM++ 2M, which are as good as 50 of DDIM here (docs/few-steps-and-lora.md)
+STEPS = 12  # of DPM++ 2M, which lose no object here (docs/few-steps-and-lora.md)
 
 
 @dataclasses.dataclass(frozen=True)

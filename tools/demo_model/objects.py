@@ -1,4 +1,4 @@
-"""What the demo model can paint: a hundred and seventy-odd objects, and the names they go by."""
+"""What the demo model can paint: 182 objects, and the names they go by."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def vae_loss(vae: AsymmetricAutoencoderKL, pictures: torch.Tensor, holes: torch.
         completed = torch.where(kept_cells > 0, masked, whole.detach())
         noisy = whole + LATENT_NOISE * torch.randn_like(whole)
         painted = vae.decode(torch.cat([noisy, completed, masked[:some]])).sample.float()
-        # That what is kept may be shown to the decoder; what to do with it, ``demo_decoder`` teaches.
+        # That what is kept may be shown to the decoder; what to do with it, ``decoder`` teaches.
         fitted = vae.decode(noisy[:some], image=pictures[:some], mask=holes[:some]).sample.float()
     loss: torch.Tensor = visible_error(painted[:count] - pictures)
     loss = loss + 0.5 * visible_error(fitted - pictures[:some])

@@ -1,4 +1,4 @@
-// Pictures to try at once, with a mask and a prompt that the embedded model can do something with. Their sources: samples/README.md.
+// Pictures to try at once, with a mask and a prompt that the demo model can do something with. Their sources: samples/README.md.
 
 import { $, element } from "./dom.js";
 import { markOfFile } from "./mask.js";
@@ -11,7 +11,7 @@ const SAMPLES = [
 	["meadow", "", "Remove a dandelion"],
 ];
 const SUBJECTS_NAMED = 4;
-const GENTLE = { num_inference_steps: 30, guidance_scale: 4 }; // at which a demonstration model looks best
+const GENTLE = { num_inference_steps: 30, guidance_scale: 4 }; // at which a demo model looks best
 
 // Lists them; `open` gets a function that loads a document and its values.
 export function listSamples(open) {
