@@ -208,7 +208,13 @@ class Painter:
             preparation = await self._admission.bring(request, loop.backend.limits)
             await self._admission.make_room_for_results(request)
             same = tuple(Variation(preparation.image, seed) for seed in seeds)
-            return InpaintResult(same, steps=0, inference_seconds=0.0, brightest=preparation.brightest)
+            return InpaintResult(
+                same,
+                steps=0,
+                inference_seconds=0.0,
+                brightest=preparation.brightest,
+                brightest_sent=preparation.brightest_sent,
+            )
         # 2. Have the device loop take them all, or none.
         wants_preview = progress is not None and progress.wants_preview
         run = _Run(request, parameters, seeds, caller, wants_preview=wants_preview)
@@ -233,6 +239,7 @@ class Painter:
             regions=tuple(canvas.describe() for canvas in request.canvases),
             is_all_painted=parameters.strength == 1 and run.preparation.is_all_white,
             brightest=run.preparation.brightest,
+            brightest_sent=run.preparation.brightest_sent,
             image_sha256=run.preparation.image_sha256,
             plan=", ".join(sorted({job.plan for job in run.jobs if job.plan})),
             mask_sha256=run.preparation.mask_sha256,

@@ -250,7 +250,9 @@ class InpaintResult:
         inference_seconds: Time this request held the device.
         regions: The box and the scale of each canvas, for ``X-Region``.
         is_all_painted: Whether nothing of the caller's picture is left: all of the mask white, ``strength`` 1.
-        brightest: The highest level of the mask after ``mask_invert``, ``mask_grow`` and ``mask_blur``, 0 to 255.
+        brightest: The highest level of the mask after ``mask_invert``, ``mask_grow`` and ``mask_blur``, 0 to 255; by
+            ``soft_mask=strength``, of the weight that its levels give the painted picture.
+        brightest_sent: The highest level of the mask as it was sent, 0 to 255.
         image_sha256: As in :class:`InpaintRequest`.
         plan: The name of what computed them on the device, for ``X-Plan``; "" where nothing was.
         mask_sha256: As in :class:`InpaintRequest`.
@@ -264,6 +266,7 @@ class InpaintResult:
     regions: tuple[str, ...] = ()
     is_all_painted: bool = False
     brightest: int = 255
+    brightest_sent: int = 255
     image_sha256: str = ""
     plan: str = ""
     mask_sha256: str = ""

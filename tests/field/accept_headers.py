@@ -17,6 +17,8 @@ DEFAULTS: Final[dict[str, str | list[str] | None]] = {
     "jQuery with dataType html": "text/html, */*; q=0.01",
     "Spring's RestTemplate for a text": "text/plain, application/json, application/*+json, */*",
     "Spring's RestTemplate for bytes": "application/octet-stream, */*",
+    "a program that saves what comes": "application/octet-stream",
+    "Amazon's SDKs": "binary/octet-stream",
     "RestSharp 101": "application/json, application/xml, text/json, text/x-json, text/javascript, text/xml",
     "RestSharp 106": "application/json, text/json, text/x-json, text/javascript, *+json, application/xml, text/xml, "
     "*+xml, *",
@@ -60,6 +62,8 @@ DEFAULTS: Final[dict[str, str | list[str] | None]] = {
 
 WISHES: Final[dict[str, tuple[str, str]]] = {
     "curl -H": ("image/webp", "image/webp"),
+    "Internet Explorer's names": ("image/x-png", "image/png"),
+    "the same of JPEG": ("image/pjpeg", "image/jpeg"),
     "curl -H, with a way out": ("image/webp, */*;q=0.8", "image/webp"),
     "an app that shows AVIF, else JPEG": ("image/avif, image/jpeg;q=0.5", "image/avif"),
     "an old frame that shows JPEG only": ("image/jpeg", "image/jpeg"),

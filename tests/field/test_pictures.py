@@ -2,12 +2,13 @@
 
 import base64
 import io
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from sd_inpaint.errors import InvalidImageError, InvalidMaskError
 from sd_inpaint.imaging import codecs, colours, icc
@@ -88,6 +89,54 @@ class TestDamage:
     def test_broken_exif_of_an_avif(self) -> None:
         """An AVIF that libavif refuses for its EXIF alone is taken."""
         assert np.abs(decoded(pictures.avif_with_broken_exif()).rgb.astype(int) - np.asarray(colourful())).mean() < 6
+
+
+# --- pictures that are not all of their file --------------------------------------------------------------------------
+
+
+class TestParts:
+    """GIF whose first frame is a part of the screen, TIFF whose first page is a thumbnail."""
+
+    @pytest.mark.parametrize("entries", [(255, 255, 255, 0, 0, 0), (255, 0, 0, 0, 255, 0)])
+    def test_gif_around_its_first_frame(self, entries: tuple[int, ...]) -> None:
+        """Around it there is nothing: transparent in a picture, kept by a mask, whatever the palette begins with."""
+        frame = Image.fromarray(np.ones((30, 40), np.uint8))
+        frame.putpalette([*entries, *[0] * 762])
+        file = bytearray(saved(frame, "GIF", optimize=False))
+        file[6:10] = struct.pack("<HH", 100, 80)
+        place = file.index(b",\0\0\0\0")
+        file[place + 1 : place + 5] = struct.pack("<HH", 10, 20)
+        picture = decoded(bytes(file))
+        assert picture.alpha is not None
+        assert (picture.alpha[20:50, 10:50] == 255).all()
+        assert picture.alpha.sum() == 255 * 30 * 40
+        assert (picture.rgb[20:50, 10:50] == entries[3:]).all()
+        assert not codecs.decode_mask(bytes(file), max_pixels=ROOMY)[:20].any()
+
+    def test_gif_that_fills_its_screen(self) -> None:
+        """Any other is as it was."""
+        assert decoded(GIF).alpha is None
+
+    @pytest.mark.parametrize("kind", [1, 4])
+    def test_tiff_that_begins_with_a_thumbnail(self, kind: int) -> None:
+        """The first page that is no copy of another, and no mask of one, is the picture."""
+        pages = [Image.new("RGB", (9, 7)), colourful()]
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[254] = kind
+        file = saved(pages[0], "TIFF", tiffinfo=tags, save_all=True, append_images=pages[1:])
+        picture = np.asarray(colourful())
+        # Pillow writes the tag on each page, where it has none of its own.
+        second = file.rindex(struct.pack("<HHII", 254, 4, 1, kind))
+        file = file[: second + 8] + bytes(4) + file[second + 12 :]
+        assert np.array_equal(decoded(file).rgb, picture)
+        assert codecs.read_size(file, "image", max_pixels=ROOMY) == picture.shape[1::-1]
+
+    def test_tiff_of_a_thumbnail_alone(self) -> None:
+        """Raw files of cameras have their picture where no TIFF has it; what to send in its place is said."""
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[254] = 1
+        with pytest.raises(InvalidImageError, match="thumbnail only, as raw files of cameras do; export the picture"):
+            decoded(saved(colourful(), "TIFF", tiffinfo=tags))
 
 
 # --- alpha that nobody set -------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import base64
 import io
 import quopri
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from sd_inpaint.schema import OutputFormat
 from tests.field.accept_headers import DEFAULTS, PNG, WISHES
-from tests.field.forms import IMAGE, MASK, Part, file, request, text
+from tests.field.forms import BOUNDARY, IMAGE, MASK, Part, file, request, text
 from tests.support.edge import INPAINT, ORIGIN, App, check_shape, form, make_app
 from tests.support.pictures import SIZE, hole, opened, photo, written
 from tests.support.real_time import SlowPainter, wait_for
@@ -255,6 +255,7 @@ def test_openai_s_compression_of_a_png(app: App, compression: str) -> None:
 # --- forms ---
 
 OCTETS = "Content-Type: application/octet-stream"
+DATA_URL = b"data:image/png;base64," + base64.b64encode(IMAGE)
 
 FILES: dict[str, tuple[Part, ...]] = {
     "Dart, generators: a Content-Type and no file name": (file("image", "Content-Type: image/png", more=""),),
@@ -277,6 +278,14 @@ FILES: dict[str, tuple[Part, ...]] = {
         file("mask", data=b"data:image/png;base64," + base64.b64encode(MASK), more=""),
     ),
     "the same in lines": (file("mask", data=b"data:image/png;base64,\n" + base64.encodebytes(MASK), more=""),),
+    "Dart, new Blob([dataUrl]): a file name too": (file("image", data=DATA_URL),),
+    "n8n, PHP: a picture's label too": (file("image", "Content-Type: image/png", data=DATA_URL, more=""),),
+    "JSON.stringify(dataUrl)": (file("image", "Content-Type: application/json", data=b'"' + DATA_URL + b'"', more=""),),
+    "the alphabet for URLs, not padded": (
+        file("image", data=b"data:image/png;base64," + base64.urlsafe_b64encode(IMAGE).rstrip(b"="), more=""),
+    ),
+    "base64 alone": (file("image", data=base64.b64encode(IMAGE), more=""),),
+    "the same in a file": (file("mask", data=base64.encodebytes(MASK)),),
 }
 
 
@@ -360,6 +369,14 @@ TEXTS: dict[str, tuple[tuple[Part, ...], dict[str, object]]] = {
         ),
         {"seed": 42, "padding": None, "scheduler": "default", "guidance_scale": 7.5, "mask_invert": False},
     ),
+    "Windows' editors, .NET: a byte order mark": (
+        (text("prompt", "\ufeffa cat"), text("seed", "\ufeff7")),
+        {"prompt": "a cat", "seed": 7},
+    ),
+    "the same in UTF-16": (
+        (text("prompt", "a cat".encode("utf-16"), "Content-Type: text/plain; charset=utf-16"),),
+        {"prompt": "a cat"},
+    ),
     "a blank prompt is a prompt": ((text("prompt", ""), text("negative_prompt", " ")), {"negative_prompt": " "}),
 }
 
@@ -372,6 +389,59 @@ def test_a_text_is_what_its_sender_means(app: App, who: str) -> None:
     assert response.status_code == 200, response.text
     parameters = app.painter.requests[0].parameters.model_dump()
     assert {name: parameters[name] for name in expected} == expected
+
+
+def test_a_line_before_the_parts(app: App) -> None:
+    """Mail libraries put a line for readers before the first boundary; it is no part of the form."""
+    sent = request()
+    sent["content"] = b"This is a multi-part message in MIME format.\r\n\r\n" + sent["content"]
+    assert app.client.post(INPAINT, **sent).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content.replace(b"\r\n", b"\n"), "end in CR LF"),
+        (lambda content: content.replace(f"--{BOUNDARY}".encode(), b"--other"), f"no line '--{BOUNDARY}'"),
+        (lambda content: b"x" * 5000 + b"\r\n" + content, f"no line '--{BOUNDARY}'"),
+        (lambda content: content[:3], "truncated or empty"),
+        (lambda content: b"", "truncated or empty"),
+    ],
+    ids=["line feeds alone", "another boundary", "the form begins far in", "a part of the boundary", "nothing"],
+)
+def test_what_is_no_form_is_told_what_is_wrong(app: App, change: Callable[[bytes], bytes], said: str) -> None:
+    """Who writes forms by hand reads what to mend, in words that are not a parser's."""
+    sent = request()
+    sent["content"] = change(sent["content"])
+    assert said in check_shape(app.client.post(INPAINT, **sent), 400, "malformed_body")["error"]
+
+
+def test_blank_headers_are_not_sent(app: App) -> None:
+    """A header that a client's settings leave blank is none."""
+    assert app.post({"Content-Encoding": "", "X-Deadline-Seconds": " "}).status_code == 200
+
+
+@pytest.mark.parametrize("path", [f"{INPAINT}/", f"/{INPAINT}", f"/{INPAINT}//"])
+def test_slashes_too_many(app: App, path: str) -> None:
+    """An address that is right but for a slash is refused with the right one, for a form is not sent twice."""
+    response = app.client.post(f"http://testserver{path}", **form())
+    assert f"but {INPAINT!r} is" in check_shape(response, 404, "not_found")["error"]
+
+
+def test_a_picture_that_webp_cannot_hold(app: App) -> None:
+    """Who accepts other formats too gets one that can hold it; who does not, a 413 before anything is painted."""
+    wide = {"image": written(Image.new("RGB", (16384, 2))), "mask": written(hole((16384, 2)))}
+    for accept in ("image/webp, */*;q=0.8", "image/webp, image/png;q=0.5"):
+        assert app.post({"Accept": accept}, **wide).headers["content-type"] == "image/png"
+    check_shape(app.post({"Accept": "image/webp"}, **wide), 413, "image_too_large")
+    check_shape(app.post({"Accept": "*/*"}, output_format="webp", **wide), 413, "image_too_large")
+
+
+def test_web_ui_callers_read_of_their_own_fields(app: App) -> None:
+    """A rule about two fields names them as that caller does."""
+    sent = {"init_images": [base64.b64encode(IMAGE).decode()], "mask": base64.b64encode(MASK).decode()}
+    answer = app.client.post("/sdapi/v1/img2img", json={**sent, "steps": 4, "denoising_strength": 0.1})
+    assert "denoising_strength × steps must be at least 1" in answer.text
 
 
 BAD: dict[str, tuple[Part, str, str]] = {
@@ -544,7 +614,8 @@ WARNED: dict[str, tuple[Image.Image, dict[str, str], str]] = {
     "black throughout": (Image.new("L", SIZE), {}, "0 of 255"),
     "an app: black strokes on nothing": (DRAWN, {}, "0 of 255"),
     "numpy: zeros and ones": (Image.eval(hole(), lambda level: level // 255), {}, "1 of 255"),
-    "white throughout, inverted": (Image.new("L", SIZE, 255), {"mask_invert": "true"}, "0 of 255"),
+    "white throughout, inverted": (Image.new("L", SIZE, 255), {"mask_invert": "true"}, "left no white"),
+    "narrowed to nothing": (hole(), {"mask_grow": "-256"}, "left no white"),
 }
 
 
@@ -563,9 +634,43 @@ def test_a_mask_without_white_gets_a_hint(jobs: App, who: str) -> None:
     assert result.headers["x-warning"] == response.headers["x-warning"]
 
 
-@pytest.mark.parametrize("mask", [hole(), Image.new("L", SIZE, 255), Image.eval(hole(), lambda level: level * 2 // 3)])
-def test_other_masks_get_none(jobs: App, mask: Image.Image) -> None:
+LINE = Image.new("L", SIZE)
+LINE.paste(255, (10, 20, 60, 23))
+
+PAINTED_IN_PART: dict[str, tuple[Image.Image, dict[str, str], str]] = {
+    "drawn in green": (Image.merge("RGB", (Image.new("L", SIZE), hole(), Image.new("L", SIZE))), {}, "no white: its"),
+    "drawn in yellow": (Image.merge("RGB", (hole(), hole(), Image.new("L", SIZE))), {}, "no white: its"),
+    "a line that is thinner than its blur": (
+        LINE,
+        {"mask_blur": "4"},
+        "blurring left no white",
+    ),
+}
+
+
+@pytest.mark.parametrize("who", PAINTED_IN_PART)
+def test_a_mask_that_repaints_in_part_gets_a_hint(jobs: App, who: str) -> None:
+    """What stood there shines through, and the hint says which of the mask and its blur is the reason."""
+    mask, changes, fact = PAINTED_IN_PART[who]
+    hint = jobs.client.post(INPAINT, **form(mask=written(mask), **changes)).headers["x-warning"]
+    assert fact in hint
+    assert "repaints only in part" in hint
+
+
+GREY = Image.eval(hole(), lambda level: level * 2 // 3)
+
+UNSUSPECTED: dict[str, tuple[Image.Image, dict[str, str]]] = {
+    "white on black": (hole(), {}),
+    "white throughout": (Image.new("L", SIZE, 255), {}),
+    "white after JPEG": (Image.eval(hole(), lambda level: level * 248 // 255), {}),
+    "grey that is a strength": (GREY, {"soft_mask": "strength"}),
+}
+
+
+@pytest.mark.parametrize("who", UNSUSPECTED)
+def test_other_masks_get_none(jobs: App, who: str) -> None:
     """A mask that has white, or grey that is meant, is no cause for a hint: nor is one that is all white."""
-    response = jobs.client.post(INPAINT, **form(mask=written(mask), output_format="json"))
+    mask, changes = UNSUSPECTED[who]
+    response = jobs.client.post(INPAINT, **form(mask=written(mask), output_format="json", **changes))
     assert response.json()["warnings"] == []
     assert "x-warning" not in response.headers

@@ -28,9 +28,7 @@ LONG = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the two ways to run only a part."""
     parser.addoption("--quick", action="store_true", help="runs the light half: see tests/support/selection.py")
-    parser.addoption(
-        "--url", help="of a service of the demo model: runs the tests that need nothing but its address"
-    )
+    parser.addoption("--url", help="of a service of the demo model: runs the tests that need nothing but its address")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

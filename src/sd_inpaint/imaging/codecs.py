@@ -22,9 +22,11 @@ import pillow_heif
 # AVIF and WebP register themselves by being imported; Pillow would else import all its plugins at the first such file.
 from PIL import (
     AvifImagePlugin,  # noqa: F401
+    GifImagePlugin,
     Image,
     ImageFile,
     PngImagePlugin,
+    TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
 )
@@ -317,6 +319,8 @@ def _open(
     if problem := probe.problem_of_scans(coded.scans):
         raise error_class(f"The {name} is a {problem}.")
     with _opened(coded.data) as source:
+        if isinstance(source, TiffImagePlugin.TiffImageFile):
+            probe.go_to_picture(source)
         _check_size(source.size, name, max_pixels)
         if problem := probe.problem_of_picture(source, coded.data, max_pixels):
             raise error_class(f"The {name} is a {problem}.")
@@ -337,7 +341,18 @@ def _decoded(
         _check_size(source.size, name, max_pixels)
         if coded.other is not None:
             _check_rows(source, coded.other)
-        yield source, coded
+        yield (_framed(source) if isinstance(source, GifImagePlugin.GifImageFile) else source), coded
+
+
+def _framed(source: GifImagePlugin.GifImageFile) -> Image.Image:
+    """A GIF's first frame, with nothing around it where it does not fill the screen: Pillow has a colour there."""
+    extent = source.dispose_extent
+    if extent is None or extent == (0, 0, *source.size):
+        return source
+    framed = Image.new("RGBA", source.size)
+    framed.paste(source.convert("RGBA").crop(extent), extent[:2])
+    framed.info = {key: value for key, value in source.info.items() if key != "transparency"}
+    return framed
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -8,7 +8,7 @@ from sd_inpaint.imaging import codecs, colours, geometry, masks
 from sd_inpaint.imaging.geometry import Canvas, CanvasLimits
 from sd_inpaint.imaging.pair import ReadMask, decode_pair, read_luminance
 from sd_inpaint.picture import Flags, Picture, Pixels
-from sd_inpaint.schema import InpaintParameters, InpaintRequest, MaskedContent
+from sd_inpaint.schema import InpaintParameters, InpaintRequest, MaskedContent, SoftMask
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,8 @@ class Preparation:
         canvases: Where the model works; none for an empty mask.
         cuts: The pixels of each canvas.
         is_all_white: Whether the effective mask is white throughout.
-        brightest: The highest level of the effective mask.
+        brightest: As in :class:`~sd_inpaint.schema.InpaintResult`.
+        brightest_sent: As there.
         image_sha256: As in :class:`~sd_inpaint.schema.InpaintRequest`.
         mask_sha256: As there.
     """
@@ -86,6 +87,7 @@ class Preparation:
     cuts: tuple[CanvasPixels, ...]
     is_all_white: bool
     brightest: int = 255
+    brightest_sent: int = 255
     image_sha256: str = ""
     mask_sha256: str = ""
 
@@ -114,6 +116,9 @@ def prepare(request: InpaintRequest, limits: CanvasLimits) -> Preparation:
     parameters = request.parameters
     mask, canvases = _plan(request, limits)
     seen = masks.visible(mask)
+    brightest = mask.max(keepdims=True)
+    if parameters.soft_mask is SoftMask.STRENGTH:
+        brightest = masks.compositing_weights(brightest)
     cuts = tuple(_cut(canvas, request.image, seen, parameters) for canvas in canvases)
     return Preparation(
         request.image,
@@ -121,7 +126,8 @@ def prepare(request: InpaintRequest, limits: CanvasLimits) -> Preparation:
         canvases,
         cuts,
         is_all_white=bool((mask == 255).all()),
-        brightest=int(mask.max()),
+        brightest=int(brightest.item()),
+        brightest_sent=int(request.mask.max()),
         image_sha256=request.image_sha256,
         mask_sha256=request.mask_sha256,
     )

@@ -132,6 +132,7 @@ class JobResult:
         regions: As there.
         is_all_painted: As there.
         brightest: As there.
+        brightest_sent: As there; results of earlier versions have none.
         image_sha256: As there; results of earlier versions have none.
         plan: As there; results of earlier versions have none, nor any of what follows.
         mask_sha256: As there.
@@ -147,6 +148,7 @@ class JobResult:
     regions: tuple[str, ...] = ()
     is_all_painted: bool = False
     brightest: int = 255
+    brightest_sent: int = 255
     image_sha256: str = ""
     plan: str = ""
     mask_sha256: str = ""

@@ -105,7 +105,7 @@ class Inpainting:
         # 2. Read the request.
         with await self._admit(request) as admitted:
             parameters = admitted.parameters
-            result_format = choose_format(request, parameters)
+            result_format = choose_format(request, parameters, admitted.size)
             codecs.check_encodable(admitted.size, result_format.image_format)
             # 3. Paint the picture.
             result = await self._painting.paint(request, admitted, deadline_seconds)

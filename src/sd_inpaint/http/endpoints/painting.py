@@ -136,8 +136,8 @@ class Painting:
 
     def deadline_seconds(self, request: Request) -> float | None:
         """Reads how long the caller will wait; None if they do not say."""
-        sent = request.headers.get(DEADLINE)
-        return None if sent is None else read_seconds(DEADLINE, sent, self._settings.deadline_seconds)
+        sent = request.headers.get(DEADLINE, "")
+        return None if not sent.strip() else read_seconds(DEADLINE, sent, self._settings.deadline_seconds)
 
     async def admit(
         self,

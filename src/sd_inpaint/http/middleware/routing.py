@@ -73,7 +73,7 @@ class Routing:
         path, method = scope["path"], scope["method"]
         endpoint = find_endpoint(self._routes, scope)
         if endpoint is None:
-            raise NotFoundError(f"Nothing is served at {path[:100]!r}.")
+            raise NotFoundError(f"Nothing is served at {path[:100]!r}{self._near(scope)}.")
         scope["state"][TEMPLATE] = endpoint.template
         if method == "OPTIONS":
             allowed = ", ".join(sorted({*endpoint.methods, "OPTIONS"}))
@@ -82,6 +82,11 @@ class Routing:
         if method not in endpoint.methods:
             raise MethodNotAllowedError(f"{path!r} does not support {method[:20]!r}.", allowed=endpoint.methods)
         await self._app({**scope, "path": endpoint.template, _PATH_KEY: path}, receive, send)
+
+    def _near(self, scope: Scope) -> str:
+        """Names what is served where only slashes differ: a base address ends in one, or a path does."""
+        path = "/" + "/".join(filter(None, scope["path"][:100].split("/")))
+        return f", but {path!r} is" if find_endpoint(self._routes, {**scope, "path": path}) else ""
 
 
 class Unlabel:

@@ -42,8 +42,14 @@ class ResultFormat:
     quality: int | None = None
 
 
-def choose_format(request: Request, parameters: InpaintParameters) -> ResultFormat:
+def choose_format(request: Request, parameters: InpaintParameters, size: tuple[int, int] | None = None) -> ResultFormat:
     """Returns the format of the answer to a request.
+
+    Args:
+        request: Its ``Accept`` counts where there is no ``output_format``.
+        parameters: What it asks for.
+        size: (width, height) of its picture, where known: a format that cannot hold it gives way to any that is
+            accepted too.
 
     Raises:
         NotAcceptableError: If there is no ``output_format``, and ``Accept`` names nothing that is written.
@@ -51,7 +57,7 @@ def choose_format(request: Request, parameters: InpaintParameters) -> ResultForm
     """
     wanted, several = parameters.output_format, parameters.num_images > 1
     if wanted is None:
-        media_type = _negotiate(request, _offered(several))
+        media_type = _negotiate_for(request, _offered(several), size)
     elif wanted is OutputFormat.JSON or not several:
         media_type = _media_type(wanted)
     else:
@@ -113,6 +119,17 @@ def _container(request: Request) -> str:
 
 def _negotiate(request: Request, offered: Sequence[str]) -> str:
     return choose_media_type(", ".join(request.headers.getlist("accept")), offered, written=OFFERED)
+
+
+def _negotiate_for(request: Request, offered: Sequence[str], size: tuple[int, int] | None) -> str:
+    chosen = _negotiate(request, offered)
+    if size is None or chosen not in _FILES or max(size) <= _FILES[chosen].max_side:
+        return chosen
+    large = [each for each in offered if each not in _FILES or max(size) <= _FILES[each].max_side]
+    try:
+        return _negotiate(request, large)
+    except NotAcceptableError:
+        return chosen
 
 
 def _no_quality(reason: str) -> InvalidParameterError:

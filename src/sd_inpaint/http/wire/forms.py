@@ -8,6 +8,7 @@ The JSON that BentoML's own clients make of every text is undone for them. From 
 ``application/json`` is read as JSON: the prompt ``"quoted"`` keeps its quotes.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ UPLOAD_SECONDS = 600.0
 
 JSON_CLIENT_AGENT = "BentoML HTTP Client"
 """How BentoML's clients begin their User-Agent (``_bentoml_impl/client/http.py``)."""
+
+PREAMBLE_BYTES = 4096
+"""How far into a body its first delimiter may begin."""
 
 CHARSET = "_charset_"
 """The field in which browsers and others name the charset of all texts that have none of their own (RFC 7578, 4.6)."""
@@ -155,8 +159,8 @@ def reading_body() -> Iterator[None]:
 
 def check_plain(request: Request) -> None:
     """Raises UnsupportedMediaTypeError if a body is compressed: its size would say nothing of what it becomes."""
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
+    encoding = request.headers.get("content-encoding", "")
+    if encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaTypeError(f"Send the request without Content-Encoding, not as {encoding[:50]!r}.")
 
 
@@ -184,6 +188,8 @@ class _Reader:
         self._header_name = bytearray()
         self._header_value = bytearray()
         self._ended = False
+        self._delimiter = b"--" + boundary
+        self._before: bytearray | None = bytearray()
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -202,13 +208,34 @@ class _Reader:
 
     def write(self, chunk: bytes) -> None:
         try:
-            self._parser.write(chunk)
+            self._parser.write(self._after_preamble(chunk))
         except FormParserError as error:
             raise MalformedBodyError(f"The body is not {MULTIPART} with the declared boundary: {error}.") from error
 
     def end(self) -> None:
+        if self._before and not self._delimiter.startswith(self._before.lstrip()):
+            raise self._no_delimiter()
         if not self._ended:
             raise MalformedBodyError("The body ends before its last boundary: it is truncated or empty.")
+
+    def _after_preamble(self, chunk: bytes) -> bytes:
+        """Holds back what comes before the first delimiter: mail libraries write a line for readers there."""
+        if self._before is None:
+            return chunk
+        self._before += chunk
+        found = re.search(rb"(?:\A|\n)(%b)([^\n]*\n|)" % re.escape(self._delimiter), self._before)
+        if (len(self._before) if found is None else found.start()) > PREAMBLE_BYTES:
+            raise self._no_delimiter()
+        if found is None:
+            return b""
+        if found[2].endswith(b"\n") and not found[2].endswith(b"\r\n"):
+            raise MalformedBodyError(f"The lines of a {MULTIPART} body end in CR LF; in this one they end in LF alone.")
+        rest, self._before = bytes(self._before[found.start(1) :]), None
+        return rest
+
+    def _no_delimiter(self) -> MalformedBodyError:
+        delimiter = shown(self._delimiter.decode("utf-8", "replace"))
+        return MalformedBodyError(f"The body has no line {delimiter}, with the boundary of its Content-Type header.")
 
     def _on_part_begin(self) -> None:
         self._part = Part()

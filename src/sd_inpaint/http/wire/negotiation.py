@@ -17,7 +17,12 @@ _QUALITY = re.compile(r"(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?|\.\d{1,3})", re.ASCII)
 _ALIASES = {
     # Java's HttpURLConnection sends a bare "*".
     "*": "*/*",
+    # Programs that do not look into what they save.
+    "application/octet-stream": "*/*",
+    "binary/octet-stream": "*/*",
     "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-png": "image/png",
 }
 """Names that no register has, and what is meant by them."""
 

@@ -22,6 +22,9 @@ _WHOLE = re.compile(r"\s*([+-]?\d{1,25})(?:\.0{0,25})?\s*", re.ASCII)
 _DECIMAL = re.compile(r"\s*([+-]?(?:\d{1,25}(?:\.\d{0,50})?|\.\d{1,50})(?:[eE][+-]?\d{1,3})?)\s*", re.ASCII)
 _SWITCHES = {"true": True, "1": True, "on": True, "yes": True, "false": False, "0": False, "off": False, "no": False}
 
+_SCRIPTS_NOTHING = ("undefined", "[object Object]")
+"""What JavaScript's FormData makes of a variable that was never set, and of an object: no picture is meant by it."""
+
 _EXACT = 2**53
 """Whole numbers below it are what they are as floats too."""
 
@@ -200,12 +203,18 @@ def _checked(known: Mapping[str, object], texts: Mapping[str, str], aliases: Map
         first = error.errors(include_url=False)[0]
         name = str(first["loc"][0])
         # Pydantic's own findings get this service's wording; the schema's checks have their own messages.
-        sentence = None if first["type"] in _PYDANTIC_ERRORS else f"{first['msg']}."
+        sentence = None if first["type"] in _PYDANTIC_ERRORS else _in_terms_of(aliases, f"{first['msg']}.")
         raise _refusal(aliases.get(name, name), fields[name], texts.get(name, ""), sentence) from error
     for name in ("prompt", "negative_prompt"):
         if name in texts and parameters.syntax is not None:
             parse(texts[name], parameters.syntax, name=name)
     return parameters
+
+
+def _in_terms_of(aliases: Mapping[str, str], sentence: str) -> str:
+    for ours, theirs in aliases.items():
+        sentence = re.sub(rf"\b{ours}\b", theirs, sentence)
+    return sentence
 
 
 def _with_loras(texts: Mapping[str, str], known: Mapping[str, object]) -> Mapping[str, str]:
@@ -230,12 +239,20 @@ def _kind(field: FieldInfo) -> type:
 def _read(name: str, field: FieldInfo, text: str, aliases: Mapping[str, str]) -> object:
     kind = _kind(field)
     if kind is str:
+        if text.strip() in _SCRIPTS_NOTHING:
+            shown = aliases.get(name, name)
+            sentence = f"{shown} must be a text, not {text.strip()!r}, which scripts make of a value that is none."
+            raise _refusal(shown, field, text, sentence)
         return text
-    reader = _READERS.get(kind, str.strip)
+    reader = _READERS.get(kind, _read_choice)
     try:
         return reader(text)
     except ValueError as error:
         raise _refusal(aliases.get(name, name), field, text) from error
+
+
+def _read_choice(text: str) -> str:
+    return text.strip().lower()
 
 
 def _read_whole(text: str) -> int:

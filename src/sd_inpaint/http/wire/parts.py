@@ -13,10 +13,15 @@ from dataclasses import dataclass, field
 from python_multipart.multipart import parse_options_header
 
 from sd_inpaint.errors import InvalidParameterError, MalformedBodyError
+from sd_inpaint.http.wire.base64_pictures import decode_picture
 
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*[\d*]*\s*=", re.IGNORECASE)
 
-_DATA_URL = re.compile(rb"\s*data:[^,]{0,200};base64,", re.IGNORECASE)
+_DATA_URL = re.compile(rb"[\s\"]*data:[^,]{0,200};base64,", re.IGNORECASE)
+"""No format of pictures begins so. The quotes are JSON's."""
+
+_BASE64 = re.compile(rb"[\s\"]*(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|SUkqA|TU0AK|AAAA[\w+/-]{2}Z0eX)", re.ASCII)
+"""How a PNG, JPEG, GIF, WebP, TIFF, or a HEIC or AVIF, begins in base64."""
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 
@@ -116,21 +121,20 @@ class Part:
 
 
 def read_file(part: Part) -> bytes:
-    """Returns a file's bytes. A data URL, which is what a script gets of a canvas, is undone.
+    """Returns a file's bytes. Base64 is undone, alone or in a data URL, which is what a script gets of a canvas.
 
     Raises:
         InvalidParameterError: If the part is a text, such as a file's address: nothing is fetched.
         MalformedBodyError: If it is not encoded as it says.
     """
     content = part.content()
+    if _DATA_URL.match(content) or _BASE64.match(content):
+        return decode_picture(part.name, content.decode("latin-1").strip().strip('"'))
     is_labelled_text = part.media_type in ("", "application/json") or part.media_type.startswith("text/")
-    if part.filename is None and is_labelled_text:
-        if start := _DATA_URL.match(content):
-            return _from_base64(part.name, content[start.end() :])
-        if _is_text(content[:_SNIFFED_BYTES]):
-            raise InvalidParameterError(
-                f"The field {part.name!r} must be a file, not text; an address is not fetched.", field=part.name
-            )
+    if part.filename is None and is_labelled_text and _is_text(content[:_SNIFFED_BYTES]):
+        raise InvalidParameterError(
+            f"The field {part.name!r} must be a file, not text; an address is not fetched.", field=part.name
+        )
     return content
 
 
@@ -157,7 +161,8 @@ def read_text(part: Part, *, default_charset: str = "utf-8", is_json: bool = Fal
         )
     content = part.content()
     try:
-        text = content.decode(codec)
+        # Windows' editors begin a file with a byte order mark, which is no part of the text.
+        text = content.decode(codec).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         if part.filename is not None:
             raise part.not_a_text() from error

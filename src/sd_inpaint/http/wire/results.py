@@ -16,11 +16,12 @@ from sd_inpaint.http.wire.operations import Base64, JsonSchema
 from sd_inpaint.imaging import provenance
 from sd_inpaint.imaging.codecs import ImageFormat, encode
 from sd_inpaint.imaging.credentials import ContentCredentials
+from sd_inpaint.imaging.masks import INVISIBLE_LEVELS
 from sd_inpaint.imaging.record import Record
 from sd_inpaint.schema import InpaintParameters, InpaintResult
 
-FAINT_LEVEL = 128
-"""A mask that has no level this high was hardly meant so: it is zeros and ones, or drawn in transparency."""
+WHITE_LEVEL = 255 - INVISIBLE_LEVELS
+"""A mask that has no level this high was hardly meant so: it is zeros and ones, or drawn in a colour."""
 
 RESULT_HEADERS: dict[str, JsonSchema] = {
     "X-Seed": {"description": "The seed that was used; several are separated by commas.", "required": True},
@@ -107,11 +108,13 @@ def render(
 
 def warnings(result: InpaintResult) -> list[str]:
     """Returns what a caller may not have meant, each a sentence in ASCII; as a header, they are ``X-Warning``."""
-    if result.brightest >= FAINT_LEVEL:
+    if result.brightest >= WHITE_LEVEL:
         return []
     outcome = "which repaints only in part" if result.steps else "and nothing was repainted"
-    fact = f"The mask has no white: its brightest level is {result.brightest} of 255, {outcome}."
-    return [f"{fact} White (255) is repainted, black (0) is kept."]
+    had_white = result.brightest_sent >= WHITE_LEVEL
+    fact = "Inverting, narrowing or blurring left no white in the mask" if had_white else "The mask has no white"
+    rule = "White (255) is repainted, black (0) is kept."
+    return [f"{fact}: its brightest level is {result.brightest} of 255, {outcome}. {rule}"]
 
 
 def describing_headers(result: InpaintResult, model: str) -> dict[str, str]:

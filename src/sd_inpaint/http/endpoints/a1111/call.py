@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sd_inpaint.errors import InvalidParameterError, MissingFieldError
-from sd_inpaint.http.endpoints.a1111.base64_pictures import decode_picture
 from sd_inpaint.http.endpoints.a1111.fields import DEFAULTS, KNOWN, TEXTS, check_inert
 from sd_inpaint.http.endpoints.a1111.samplers import Sampler, read_sampler
+from sd_inpaint.http.wire.base64_pictures import decode_picture
 from sd_inpaint.http.wire.parameters import as_text, read_decimal, read_parameters, read_switch, read_whole
 from sd_inpaint.prompt_syntax import remove_extra_networks
 from sd_inpaint.schema import InpaintParameters, PromptSyntax, SchedulerName

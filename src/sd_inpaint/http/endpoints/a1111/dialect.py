@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response
 from sd_inpaint.admission import AdmittedRequest
 from sd_inpaint.errors import InvalidParameterError
 from sd_inpaint.http.endpoints.a1111 import lists
-from sd_inpaint.http.endpoints.a1111.base64_pictures import decode_picture
 from sd_inpaint.http.endpoints.a1111.call import Img2Img, read_call
 from sd_inpaint.http.endpoints.a1111.fields import TEXTS
 from sd_inpaint.http.endpoints.a1111.infotext import parse_infotext
@@ -32,6 +31,7 @@ from sd_inpaint.http.endpoints.a1111.running import IDLE_STATE, Run, Running
 from sd_inpaint.http.endpoints.a1111.settings import check_settings, list_settings
 from sd_inpaint.http.endpoints.painting import Painting
 from sd_inpaint.http.middleware.api_keys import caller_of
+from sd_inpaint.http.wire.base64_pictures import decode_picture
 from sd_inpaint.http.wire.errors import NotFoundError
 from sd_inpaint.http.wire.headers import NO_STORE
 from sd_inpaint.http.wire.json_body import parse_json_object, read_json_body
