@@ -132,6 +132,9 @@ class TestExtend:
             (["--ratio", "2:1", "--left", "5"], "alone"),
             (["--left", "99999999"], "MAX_PIXELS"),
             (["--left", "5", "-o", "hole.png"], "--force"),
+            (["--left", "5", "-o", "x.png", "--mask-output", "x.png"], "of its own"),
+            (["--left", "5", "--mask-output", "x.jpg"], "is a PNG"),
+            (["--left", "5", "-o", "-"], "of its own"),
         ],
     )
     def test_what_cannot_be_is_said(self, options: list[str], words: str) -> None:

@@ -1,6 +1,7 @@
 """``sd-inpaint paint``: options from the schema, one picture, and folders that a killed run leaves half done."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from sd_inpaint.cli import painters
+from sd_inpaint.cli import outputs, painters
 from sd_inpaint.cli.application import app
 from sd_inpaint.cli.journal import NAME, Journal
 from sd_inpaint.errors import InvalidParameterError, UnauthorizedError
@@ -129,6 +130,11 @@ class TestOptions:
         result = run("photo.png", "mask.png", "a rose", *options)
         assert result.exit_code == code
         assert words in (result.output if code == 2 else failure(result))
+        assert not PlainPainter.painted
+
+    def test_a_mask_that_is_named_by_nothing_is_none(self, folder: Path) -> None:
+        """A variable that was never set is not the folder in which the command runs."""
+        assert "named by nothing" in failure(run("photo.png", "", "a rose"))
         assert not PlainPainter.painted
 
     def test_a_prompt_that_the_service_refuses_is_refused_here(self, folder: Path) -> None:
@@ -250,6 +256,34 @@ class TestFolder:
         assert self.paint()[0] == 0
         assert not (pictures / "out" / "sd-inpaint-failures.log").exists()
         assert len(self.paint(prompt=UNLUCKY)[1]["failed"]) == 4
+
+    def test_names_that_are_no_text_and_files_that_are_no_pictures(self, pictures: Path) -> None:
+        """A name from another system's archive is painted; what macOS puts beside a file is not looked at."""
+        odd = os.fsdecode(b"caf\xe9")
+        for place, (name, mask) in enumerate(((odd, odd), ("Cafe\u0301", "Caf\u00e9"))):
+            (pictures / "photos" / f"{name}.png").write_bytes(written(photo((60 + place, 50))))
+            (pictures / "masks" / f"{mask}.png").write_bytes(written(hole((60 + place, 50))))
+        for beside in ("photos/._00.png", "masks/._00.webp"):
+            (pictures / beside).write_bytes(b"\0\5\x16\7")
+        code, told = self.paint()
+        assert (code, len(told["painted"]), told["failed"]) == (0, 6, {})
+        assert len(self.paint()[1]["skipped"]) == 6
+
+    def test_a_full_disk_ends_the_run(self, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is met once and said by its name, and nothing half is left; the next run goes on."""
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs.os, "fsync", full)
+            PlainPainter.painted.clear()
+            result = run("photos", "--mask", "masks", "-o", "out", "a rose")
+        assert isinstance(result.exception, OSError)
+        assert str(result.exception.filename).endswith(".png")
+        assert len(PlainPainter.painted) == 1
+        assert not list((pictures / "out").glob("*.part")) + list((pictures / "out").glob(".*.part"))
+        assert len(self.paint()[1]["painted"]) == 4
 
     def test_what_would_end_every_picture_ends_the_run(self, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A wrong key is met once, not for each of a thousand pictures; the next run goes on."""

@@ -51,6 +51,14 @@ def test_nothing_changed_is_the_same_bytes(name: str) -> None:
     assert Path(f"again-{name}").read_bytes() == Path(second).read_bytes()
 
 
+def test_a_result_is_not_written_under_another_formats_name() -> None:
+    """A WebP comes out as a WebP, so a name that says PNG is refused, before anything is painted."""
+    run("paint", "photo.png", "mask.png", "a rose", "-o", "out.webp")
+    PlainPainter.painted.clear()
+    assert "the name says png" in str(run("replay", "out.webp", *INPUTS, "-o", "again.png").exception)
+    assert not PlainPainter.painted
+
+
 def test_other_weights_are_said_and_nothing_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
     """With other weights there is no hope; --anyway paints all the same, and compares."""
     run("paint", "photo.png", "mask.png", "a rose", "-o", "out.png")

@@ -65,6 +65,25 @@ def test_a_picture_may_be_given_in_any_form(client: Client, tmp_path: Path, kind
     assert result.model == "demo"
 
 
+@pytest.mark.parametrize("order", ["I;16", "I;16B"])
+def test_of_16_bits_the_high_byte_counts(client: Client, order: str) -> None:
+    """A deep picture of Pillow's is read as its file is."""
+    high = np.asarray(photo().convert("L")).astype(np.uint16)
+    samples = (high * 256 + 37).astype("<u2" if order == "I;16" else ">u2")
+    picture = Image.frombytes(order, photo().size, samples.tobytes())
+    painted = np.asarray(client.inpaint(picture, hole(), "a rose").image)
+    assert np.array_equal(painted[0, :, 0], high[0])
+
+
+def test_a_key_from_a_file_ends_its_line(edge: LiveEdge) -> None:
+    """Blanks around a key are none of it; what no header can have is refused at once, and not shown."""
+    with Client(edge.url, key=f" {KEY}\n", retries=NO_RETRIES) as client:
+        client.info()
+    with pytest.raises(ValueError, match="no key has") as caught:
+        Client(edge.url, key="secret\nX-Other: 1")
+    assert "secret" not in str(caught.value)
+
+
 def test_several_pictures_come_in_the_order_of_their_seeds(client: Client) -> None:
     """With num_images, each picture has its own seed and its own format's file."""
     result = client.inpaint(photo(), hole(), "a rose", seed=5, num_images=3)
@@ -179,6 +198,12 @@ class TestErrors:
             client.inpaint(np.zeros((5, 5), np.int64), hole(), "a rose")
         with pytest.raises(TypeError, match="int"):
             client.inpaint(3, hole(), "a rose")  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("mode", ["I", "F"])
+    def test_levels_without_a_white_are_refused(self, client: Client, mode: str) -> None:
+        """Pillow would cut such levels off at 255, or have them all black."""
+        with pytest.raises(InvalidImageError, match="which level is white"):
+            client.inpaint(photo(), hole().convert(mode), "a rose")
 
     def test_a_wrong_key_is_unauthorized(self, edge: LiveEdge) -> None:
         """Without the key, the service's 401 is raised."""

@@ -141,6 +141,17 @@ def test_content_instead_of_paths(served: LiveEdge) -> None:
     run(tools(served, None).server(), work)
 
 
+def test_room_that_is_too_large_is_not_made(served: LiveEdge, folder: Path) -> None:
+    """A picture with its room is bounded as any picture is, before there is one."""
+
+    async def work(client: Client) -> None:
+        refused = await client.call_tool("extend", {"image": "photo.png", "right": 8000, "bottom": 8000})
+        assert refused.is_error
+        assert "image_too_large" in text_of(refused)
+
+    run(tools(served, folder).server(), work)
+
+
 def test_extend_remove_and_masks(served: LiveEdge, folder: Path) -> None:
     """A picture gets room on its sides, loses what a mask covers, and a shape becomes a mask that is a picture."""
 

@@ -1,5 +1,6 @@
 """The command ``sd-inpaint``, one file for each of its words. Until a word is run, nothing heavy is imported."""
 
+import io
 import sys
 from typing import Annotated
 
@@ -51,6 +52,10 @@ app.add_typer(keys.app, name="keys")
 
 def main() -> None:
     """Runs the command; an error that was raised on purpose is a line or two and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name may be no text: it is shown as well as can be.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="sd-inpaint")  # also as python -m sd_inpaint
     except InpaintError as error:
@@ -59,7 +64,7 @@ def main() -> None:
             print(f"The key is read from {environment.KEY} in the environment.", file=sys.stderr)
         sys.exit(FAILED)
     except OSError as error:
-        if error.filename is None:
+        if error.strerror is None:
             raise
-        print(f"{error.filename}: {error.strerror}.", file=sys.stderr)
+        print(f"{error.filename or 'The output'}: {error.strerror}.", file=sys.stderr)
         sys.exit(FAILED)

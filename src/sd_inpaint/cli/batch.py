@@ -1,7 +1,9 @@
 """A folder of pictures: which of them are still to be painted, and painting those."""
 
 import contextlib
+import errno
 import hashlib
+import os
 import queue
 import secrets
 import threading
@@ -12,7 +14,7 @@ from typing import Protocol
 
 from sd_inpaint.cli.journal import Journal, digest_of
 from sd_inpaint.cli.mask_source import ReadMaskFile
-from sd_inpaint.cli.outputs import PICTURES, format_of, numbered, own_name
+from sd_inpaint.cli.outputs import format_of, is_picture, numbered, own_name
 from sd_inpaint.cli.painters import CommandPainter, Stage, Work
 from sd_inpaint.client import NoAnswerError
 from sd_inpaint.errors import (
@@ -88,7 +90,7 @@ class Batch:
         self._nonce = secrets.token_hex(8) if force else ""
         if out.resolve() == pictures.resolve():
             raise InvalidParameterError("The results need a folder of their own: -o FOLDER.", field="output")
-        files = sorted(path for path in pictures.iterdir() if path.is_file() and path.suffix.lower() in PICTURES)
+        files = sorted(path for path in pictures.iterdir() if is_picture(path))
         if not files:
             raise InvalidParameterError(f"There are no pictures in {pictures}.", field="image")
         self._outputs = {path: out / own_name(path, parameters.output_format) for path in files}
@@ -179,7 +181,7 @@ class Batch:
         self, todo: Sequence[Path], painter: CommandPainter, jobs: int, show: Show, outcome: Outcome
     ) -> None:
         def note(path: Path, error: Exception | None) -> None:
-            if isinstance(error, HOPELESS):
+            if isinstance(error, HOPELESS) or (isinstance(error, OSError) and error.errno in NO_ROOM):
                 raise error
             if error is None:
                 outcome.painted.append(path.name)
@@ -205,7 +207,9 @@ class Batch:
         # Read once more: many may be waiting, and only those under way are held.
         work = self._work(path)
         digest, output = _digest(work), self._outputs[path]
-        key = hashlib.sha256(f"{digest}\n{output.resolve()}\n{self._nonce}".encode()).hexdigest()
+        # As bytes: a file's name need not be text.
+        named = b"\n".join((digest.encode(), os.fsencode(output.resolve()), self._nonce.encode()))
+        key = hashlib.sha256(named).hexdigest()
         result = painter.paint(Work(work.image, work.mask, work.parameters, key), report)
         outputs = numbered(output, len(result.pictures))
         files = {place: picture.data for place, picture in zip(outputs, result.pictures, strict=True)}
@@ -240,6 +244,9 @@ def _in_threads(
     for _ in todo:
         yield outcomes.get()
 
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What is wrong with a disk, and so with every further result too."""
 
 HOPELESS = (
     NoAnswerError,

@@ -51,17 +51,21 @@ def extend(
     The room is filled with the colours around it, and white in the mask. Towards the picture the mask fades to black
     within the overlap, so that no seam shows. The picture's own pixels stay as they are.
     """
-    from sd_inpaint.cli.outputs import check_free, format_of, write_whole
+    from sd_inpaint.cli.outputs import STDOUT, check_free, format_of, write_whole
     from sd_inpaint.imaging import codecs
     from sd_inpaint.imaging.codecs import ImageFormat
     from sd_inpaint.imaging.extension import Sides, extend, sides_for_ratio
     from sd_inpaint.imaging.mask_shapes import encode_mask
+    from sd_inpaint.schema import OutputFormat
     from sd_inpaint.settings import Settings
 
     output = output or Path(f"{image.stem}-extended.png")
     mask_output = mask_output or output.with_name(f"{output.stem}-mask.png")
     image_format = ImageFormat(format_of(output, None))
-    format_of(mask_output, None)
+    if format_of(mask_output, None) is not OutputFormat.PNG or mask_output == output or STDOUT in (output, mask_output):
+        raise InvalidParameterError(
+            f"{mask_output}: the mask is a PNG in a file of its own, beside the picture's.", field="mask_output"
+        )
     check_free([output, mask_output], force=force)
     max_pixels = Settings.read().max_pixels
     picture = codecs.decode_image(image.read_bytes(), max_pixels=max_pixels)

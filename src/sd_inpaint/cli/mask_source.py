@@ -1,10 +1,11 @@
 """Which mask a picture is painted with: one for all, one of the same name, or the picture's own transparency."""
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from sd_inpaint.cli.outputs import PICTURES
+from sd_inpaint.cli.outputs import is_picture
 from sd_inpaint.errors import InvalidMaskError
 
 ALPHA: Final = "alpha"
@@ -23,11 +24,13 @@ def mask_source(given: str) -> ReadMaskFile:
     Raises:
         OSError: If the file cannot be read.
     """
+    if not given.strip():
+        raise InvalidMaskError("The mask is named by nothing: name a file, a folder, or alpha.")
     if given == ALPHA:
         return lambda _, image: transparency_of(image)
     if Path(given).is_dir():
         masks = _by_stem(Path(given))
-        return lambda picture, _: _one_of(masks.get(picture.stem, []), picture, Path(given)).read_bytes()
+        return lambda picture, _: _one_of(masks.get(_same_letters(picture.stem), []), picture, Path(given)).read_bytes()
     mask = Path(given).read_bytes()
     return lambda *_: mask
 
@@ -50,9 +53,14 @@ def transparency_of(image: bytes) -> bytes:
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
     masks: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in PICTURES:
-            masks.setdefault(path.stem, []).append(path)
+        if is_picture(path):
+            masks.setdefault(_same_letters(path.stem), []).append(path)
     return masks
+
+
+def _same_letters(stem: str) -> str:
+    """A name as it is seen: macOS takes an accent apart from its letter."""
+    return unicodedata.normalize("NFC", stem)
 
 
 def _one_of(masks: list[Path], picture: Path, folder: Path) -> Path:

@@ -11,6 +11,7 @@ import typer
 
 from sd_inpaint import environment
 from sd_inpaint.cli.options import example
+from sd_inpaint.cli.paint import check_server
 from sd_inpaint.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def mcp(
         raise typer.BadParameter("--demo is for a service of its own; leave --server out.", param_hint="--demo")
     if http and root:
         raise typer.BadParameter("Over HTTP no files are read or written; leave --root out.", param_hint="--root")
+    if server is not None:
+        check_server(server)
     import anyio
 
     from sd_inpaint.settings import DEMO_MODEL, Settings

@@ -54,6 +54,11 @@ def format_of(output: Path, wanted: OutputFormat | None) -> OutputFormat:
     return named
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file in a folder is a picture by its name; macOS puts ``._name`` beside each on foreign disks."""
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
+
+
 def numbered(output: Path, count: int) -> list[Path]:
     """Returns the names of so many results: its own for one, else with ``-1``, ``-2``, … behind the stem."""
     if count == 1:
@@ -81,10 +86,17 @@ def write_part(output: Path, data: bytes) -> Path:
     """Writes a file beside its place, so that it survives what may come; returns its name there."""
     output.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(output)
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(output)
+        raise
     return part
 
 

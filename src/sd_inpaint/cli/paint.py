@@ -135,11 +135,12 @@ def painter_maker(
         return partial(LocalPainter, DEMO_MODEL if demo else model)
     if demo or model is not None:
         raise typer.BadParameter("The server chooses the model.", param_hint="--model")
-    _check_address(server)
+    check_server(server)
     return partial(ServerPainter, server)
 
 
-def _check_address(server: str) -> None:
+def check_server(server: str) -> None:
+    """Refuses what is no server's address, before anything is started."""
     from sd_inpaint.client.connection import Target
 
     try:
@@ -254,4 +255,5 @@ def _log_failures(path: Path, outcome: "Outcome") -> None:
         path.unlink(missing_ok=True)
         return
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    path.write_text("".join(f"{now}  {name}  {error}\n" for name, error in outcome.failed.items()), "utf-8")
+    lines = "".join(f"{now}  {name}  {error}\n" for name, error in outcome.failed.items())
+    path.write_text(lines, "utf-8", errors="backslashreplace")

@@ -58,7 +58,7 @@ def replay(
     """
     from sd_inpaint.cli.bars import Bars
     from sd_inpaint.cli.mask_source import mask_source
-    from sd_inpaint.cli.outputs import check_free, write_whole
+    from sd_inpaint.cli.outputs import check_free, format_of, write_whole
     from sd_inpaint.cli.painters import Work
 
     before = result.read_bytes()
@@ -67,6 +67,7 @@ def replay(
         _show(record, as_json=as_json)
         return
     if output is not None:
+        format_of(output, _format_of(before))
         check_free([output], force=force)
     file = image.read_bytes()
     mask_file = mask_source(mask)(image, file)

@@ -80,7 +80,7 @@ class AsyncClient:
         Raises:
             TimeoutError: If it takes longer than ``timeout``.
         """
-        files = {"image": file_of(image, "image"), "mask": file_of(mask, "mask")}
+        files = await _files_of(image, mask)
         parameters = read_options(prompt, options)
         return await self._run(flows.inpaint(files, parameters, idempotency_key, self._patience, on_progress, timeout))
 
@@ -94,7 +94,7 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> Job:
         """Has a job accepted, and returns it at once; arguments as for :meth:`inpaint`."""
-        files = {"image": file_of(image, "image"), "mask": file_of(mask, "mask")}
+        files = await _files_of(image, mask)
         return await self._run(flows.submit(files, read_options(prompt, options), idempotency_key, self._patience))
 
     async def wait(
@@ -125,7 +125,8 @@ class AsyncClient:
 
     async def preview(self, image: ImageInput) -> tuple[bytes, tuple[int, int]]:
         """Returns a small PNG of a picture as the service sees it, and the (width, height) that its mask needs."""
-        return await self._run(flows.preview(file_of(image, "image"), self._patience))
+        file = await asyncio.to_thread(file_of, image, "image")
+        return await self._run(flows.preview(file, self._patience))
 
     async def health(self) -> dict[str, Any]:
         """Returns what the service says of its health; raises its error if it cannot serve."""
@@ -181,3 +182,11 @@ class AsyncClient:
             return answer_of(response)
         finally:
             await response.aclose()
+
+
+async def _files_of(image: ImageInput, mask: ImageInput) -> dict[str, bytes]:
+    """Both files, in a thread: to write a PNG takes seconds of many megapixels."""
+    return {
+        "image": await asyncio.to_thread(file_of, image, "image"),
+        "mask": await asyncio.to_thread(file_of, mask, "mask"),
+    }

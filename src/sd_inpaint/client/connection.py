@@ -28,7 +28,7 @@ class Target:
         key: The API key; None takes ``SD_INPAINT_KEY``, else sends none.
 
     Raises:
-        ValueError: If the address is no http or https URL.
+        ValueError: If the address is no http or https URL, or the key no key.
 
     Attributes:
         server: The address, without a slash at its end.
@@ -43,7 +43,10 @@ class Target:
         if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
             raise ValueError(f"{address!r} is not an address such as http://localhost:8000.")
         self.server = str(url)
-        self._key = key or os.environ.get(environment.KEY)
+        # A key that was read from a file ends its line.
+        self._key = (key or os.environ.get(environment.KEY) or "").strip()
+        if not self._key.isprintable():
+            raise ValueError("The key has a character in it that no key has, such as the end of a line.")
 
     def arguments(self) -> dict[str, Any]:
         """Returns arguments for httpx's clients."""

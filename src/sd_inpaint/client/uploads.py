@@ -32,7 +32,7 @@ def file_of(picture: ImageInput, name: str) -> bytes:
         name: ``image`` or ``mask``, for messages.
 
     Raises:
-        InvalidImageError: If an array has another shape or other values.
+        InvalidImageError: If an array has another shape or other values, or a Pillow picture levels without a white.
         TypeError: If it is none of these.
         OSError: If a path cannot be read.
     """
@@ -49,6 +49,12 @@ def file_of(picture: ImageInput, name: str) -> bytes:
 
 def _png(picture: Image.Image) -> bytes:
     profile = picture.info.get("icc_profile")
+    if picture.mode.startswith("I;16"):
+        # The high byte, as the service reads files; Pillow would cut off at 255.
+        samples = picture.tobytes()
+        picture = Image.frombytes("L", picture.size, samples[0::2] if picture.mode == "I;16B" else samples[1::2])
+    elif picture.mode in ("I", "F"):
+        raise InvalidImageError(f"Pillow's mode {picture.mode} does not say which level is white: convert it to L.")
     if picture.mode not in _AS_THEY_ARE:
         picture = picture.convert("RGBA" if "A" in picture.mode or "a" in picture.mode else "RGB")
     buffer = io.BytesIO()
@@ -72,4 +78,5 @@ def _levels(array: "npt.NDArray[Any]", name: str) -> "npt.NDArray[np.uint8]":
         return values.astype(np.uint8) * np.uint8(255)
     if np.issubdtype(values.dtype, np.floating) and bool(((values >= 0) & (values <= 1)).all()):
         return (values * 255 + 0.5).astype(np.uint8)
-    raise InvalidImageError(f"The {name} must be uint8, bool, or floats in [0, 1], not {values.dtype}.")
+    held = f"{values.dtype} from {values.min():g} to {values.max():g}"
+    raise InvalidImageError(f"The {name} must be uint8, bool, or floats in [0, 1], not {held}.")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sd_inpaint.errors import BodyTooLargeError, InvalidParameterError
+from sd_inpaint.errors import BodyTooLargeError, ImageTooLargeError, InvalidParameterError
 from sd_inpaint.imaging import codecs, mask_shapes, masks
 from sd_inpaint.mcp.folders import Folders
 from sd_inpaint.picture import Picture, Pixels
@@ -107,6 +107,15 @@ class Pictures:
         """Draws the mask of a shape as PNG; blocks."""
         mask = masks.prepare(shape.draw(self.decode(image)), invert=invert, grow=grow, blur=blur)
         return mask_shapes.encode_mask(mask)
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raises ImageTooLargeError if a picture that is about to be made would have too many pixels."""
+        if width * height > self._max_pixels:
+            raise ImageTooLargeError(
+                f"The picture would have {width}x{height} pixels; this server accepts at most {self._max_pixels}.",
+                size=[width, height],
+                max_pixels=self._max_pixels,
+            )
 
     def decode(self, image: bytes) -> Picture:
         """Decodes a picture; blocks."""

@@ -272,7 +272,9 @@ class Tools:
         return f" Written to {', '.join(each.name for each in places)}."
 
     def _extended(self, file: bytes, sides: Sides, overlap: int) -> tuple[bytes, bytes]:
-        larger, mask = extend(self._pictures.decode(file), sides, overlap)
+        picture = self._pictures.decode(file)
+        self._pictures.check_size(picture.width + sides.left + sides.right, picture.height + sides.top + sides.bottom)
+        larger, mask = extend(picture, sides, overlap)
         return codecs.encode(larger), encode_mask(mask)
 
 

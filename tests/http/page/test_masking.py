@@ -62,6 +62,21 @@ def test_strokes_undo_redo_erase_invert_fill_clear(visit: Visit) -> None:
     assert not page.is_disabled("#redo")
 
 
+def test_undo_with_the_button_held(visit: Visit) -> None:
+    """It takes back the stroke that is being drawn; what the pointer does after that draws nothing."""
+    visit.open()
+    visit.stroke()
+    stroke = share(visit.mask())
+    mouse = visit.page.mouse
+    mouse.move(*visit.at(0.2, 0.2))
+    mouse.down()
+    mouse.move(*visit.at(0.3, 0.2), steps=3)
+    visit.page.keyboard.press("Control+z")
+    mouse.move(*visit.at(0.8, 0.8), steps=3)
+    mouse.up()
+    assert share(visit.mask()) == pytest.approx(stroke, abs=1e-3)
+
+
 def test_more_strokes_than_are_drawn_again(visit: Visit) -> None:
     """Undo goes back through any number of marks to none, whatever was kept of them on the way."""
     visit.open()

@@ -190,7 +190,7 @@ def test_a_loading_model_is_no_error(visit: Visit) -> None:
 
     visit.page.route("**/sd-inpaint/health", health)
     visit.page.reload()
-    visit.message("The model is loading. You can open a picture and mark a part of it meanwhile.")
+    visit.message("The model is loading. You can open a picture and mark a part meanwhile.")
     assert visit.page.locator("#notice.wrong").count() == 0
     visit.open()
     visit.stroke()

@@ -71,6 +71,16 @@ def test_result_keeps_every_other_pixel_and_is_new_each_time(visit: Visit) -> No
     assert (visit.result() == first).all()
 
 
+def test_two_presses_are_one_painting(visit: Visit) -> None:
+    """Who presses twice has one job, and no second one that nothing on the page could cancel."""
+    visit.open()
+    visit.stroke()
+    visit.set(num_inference_steps="2")
+    visit.page.evaluate("() => [1, 2].forEach(() => document.getElementById('ask').requestSubmit())")
+    visit.wait_for_result()
+    assert len(visit.sent()) == 1
+
+
 def test_removal_needs_no_prompt_and_ideas_fill_it(visit: Visit) -> None:
     """An empty prompt removes; the guide's use cases fill prompt and negative prompt."""
     visit.open()

@@ -65,6 +65,7 @@ function insets() {
 // --- what is shown ---------------------------------------------------------------------------------------------------
 
 function show(name) {
+	tools.end(); // a mark that is being made is of what was shown before
 	document.body.dataset.mode = name;
 	$.surface.hidden = name === "empty";
 	$.outcome.hidden = name !== "result";
@@ -147,6 +148,7 @@ async function addMask(make) {
 }
 
 async function undo() {
+	tools.end();
 	if (mode() === "result") await back();
 	else await documents.undo();
 }
@@ -200,7 +202,8 @@ const paint = attempting(async () => {
 	if (mode() === "result") return start({ ...results.chosen.request, values: settings.values() });
 	if (documents.mask.isEmpty) return warn("First mark the part of the picture that should change.", "mask");
 	const { mask, current: { key, file, shown, size, name } } = documents;
-	await start({ document: { key, file, shown, size, name, marks: mask.stored.marks }, mask: await mask.file(), values: settings.values() });
+	$.paint.disabled = true; // making the mask's file takes a while
+	await start({ document: { key, file, shown, size, name, marks: mask.stored.marks }, mask: await mask.file().finally(refresh), values: settings.values() });
 });
 
 // The same again with a new seed.
@@ -221,6 +224,7 @@ async function run(request) {
 		if (name === "accepted") store.saveNow();
 		progress.show(name, data);
 	});
+	refresh();
 	await progress.begin(request);
 	if (mode() === "result" && await documents.goTo(request.document)) showDocument();
 	refresh();
@@ -245,7 +249,7 @@ async function finish(request, files) {
 	const first = await results.add(request, files), isHere = documents.isAt(request.document);
 	job = null;
 	if (isHere) await showResult(first, true);
-	if (files[0].warning) warn("The mask is so faint that nothing was repainted.");
+	if (files[0].warning) warn("The mask has no white: little or nothing was repainted.");
 	else if (isHere) say("");
 	else say(`“${request.document.name}” is done.`, { tone: "good", action: { text: "Show it", act: () => showResult(first) } });
 }
@@ -266,7 +270,7 @@ async function copy() {
 		await navigator.clipboard.write([new ClipboardItem({ "image/png": results.chosen.file })]);
 		say("Copied.", { tone: "good" });
 	} catch {
-		warn("This browser does not let the page copy a picture here. Download it instead.");
+		warn("This browser lets no page copy a picture. Download it instead.");
 	}
 }
 
@@ -332,6 +336,7 @@ function everything() {
 async function restore() {
 	setBrush(...kept.brush);
 	showSettings(kept.isPanelOpen);
+	$.prompt.value = kept.values.prompt ?? "";
 	results.restore(kept.results);
 	await documents.restore(kept.documents.all, kept.documents.at).catch(() => {});
 	const chosen = results.all.find(({ key }) => key === kept.chosen);
@@ -442,14 +447,14 @@ async function begin() {
 			warn("The sample could not be loaded.");
 		}
 	});
-	const connected = connect();
+	connect();
 	kept = await store.open(everything);
-	if (kept) await restore();
-	await connected;
 	if (!kept) return;
+	await restore();
+	while (!isReady) await pause(200); // the settings' fields come from the server, perhaps after it was given a key
 	const { running, values, isSeedKept } = kept;
 	kept = null;
-	settings.apply(values, isSeedKept);
+	settings.apply({ ...values, prompt: $.prompt.value }, isSeedKept);
 	if (running && !job) await run(running);
 }
 

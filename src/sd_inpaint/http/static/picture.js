@@ -46,7 +46,7 @@ export function scaled(source, width, height) {
 // A PNG by default.
 export function toFile(canvas, type, quality) {
 	return new Promise((resolve, reject) => {
-		canvas.toBlob((file) => (file ? resolve(file) : reject(new Error("This browser cannot make a file of that size. A smaller picture will do."))), type, quality);
+		canvas.toBlob((file) => (file && (!type || file.type === type) ? resolve(file) : reject(new Error("This browser cannot make that file. Try another format or a smaller picture."))), type, quality);
 	});
 }
 

@@ -1,7 +1,7 @@
 // The session's results, as a strip: each knows its prompt, its seed, and the picture and mask that it came from.
 
 import { $, aria, element, newKey } from "./dom.js";
-import { Picture, drawing, stemOf, toFile } from "./picture.js";
+import { Picture, decode, drawing, stemOf, toFile } from "./picture.js";
 
 const MOST_RESULTS = 24;
 
@@ -72,7 +72,7 @@ export async function fileOf({ file, count, request }, format, service) {
 			// It keeps results for a while only.
 		}
 	}
-	const { size, levels: [whole] } = await Picture.open({ file }), context = drawing(whole.width, whole.height);
+	const whole = await decode(file), size = [whole.naturalWidth, whole.naturalHeight], context = drawing(...size);
 	if (format === "jpeg") {
 		context.fillStyle = "white";
 		context.fillRect(0, 0, ...size);

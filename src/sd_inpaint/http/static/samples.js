@@ -30,7 +30,7 @@ export function showAbility(subjects, choose) {
 	if (!subjects) return;
 	const all = element("button", { className: "link", textContent: `all ${subjects.length}`, onclick: () => $.subjects.showModal() });
 	const named = subjects.slice(0, SUBJECTS_NAMED).join(", ");
-	$.ability.replaceChildren(`This server runs a small demonstration model. It paints ${subjects.length} things, each in one look: ${named} … See `, all, ".");
+	$.ability.replaceChildren(`This server runs the demo model. It paints ${subjects.length} things, each in one look: ${named} … See `, all, ".");
 	$["subject-list"].replaceChildren(...subjects.map((name) => element("button", { textContent: name, onclick: () => {
 		$.subjects.close();
 		choose(name);

@@ -8,11 +8,14 @@ const FINAL_STATUSES = [401, 403, 404];
 const LONGEST_RETRY_SECONDS = 20; // a first Retry-After is a guess, and often far too long
 const PASSING = ["unreachable", "queue_full", "too_many_connections", "rate_limited", "model_loading", "shutting_down", "not_ready", "state_unavailable", "upload_timeout"];
 
+const PLAIN = { 0: "unreachable", 413: "body_too_large", 429: "queue_full" }; // of a proxy's answers
+const LONGEST_SILENCE = 40_000; // the server says something each 15 seconds
+
 // An error response of the service, or none at all.
 export class ServiceError extends Error {
 	constructor(status, body, retryAfter = null) {
 		super(body.error ?? `The server answered ${status}.`);
-		Object.assign(this, { status, facts: body, code: body.code ?? (status === 0 ? "unreachable" : [502, 503, 504].includes(status) ? "not_ready" : "internal") });
+		Object.assign(this, { status, facts: body, code: body.code ?? PLAIN[status] ?? (status > 501 ? "not_ready" : "internal") });
 		this.retrySeconds = Math.min(Number(retryAfter) || 5, LONGEST_RETRY_SECONDS);
 	}
 
@@ -22,6 +25,9 @@ export class ServiceError extends Error {
 	}
 }
 
+// The connection broke, unless somebody gave up.
+const lost = (error) => { throw error.name === "AbortError" ? error : new ServiceError(0, {}); };
+
 export class Service {
 	apiKey = "";
 
@@ -30,9 +36,7 @@ export class Service {
 	}
 
 	async #call(path, options = {}) {
-		const response = await fetch(`sd-inpaint/${path}`, { ...options, headers: { ...this.#headers, ...options.headers } }).catch((error) => {
-			throw error.name === "AbortError" ? error : new ServiceError(0, {});
-		});
+		const response = await fetch(`sd-inpaint/${path}`, { ...options, headers: { ...this.#headers, ...options.headers } }).catch(lost);
 		if (!response.ok) throw new ServiceError(response.status, await response.json().catch(() => ({})), response.headers.get("Retry-After"));
 		return response;
 	}
@@ -83,8 +87,8 @@ export class Service {
 	// The painted files, byte for byte, as {file, seed}.
 	async result(id, count) {
 		const response = await this.#call(`jobs/${id}/result`, { headers: { Accept: count === 1 ? "image/png" : "application/json" } });
-		if (count === 1) return [{ file: await response.blob(), seed: response.headers.get("X-Seed"), warning: response.headers.get("X-Warning") }];
-		const result = await response.json();
+		if (count === 1) return [{ file: await response.blob().catch(lost), seed: response.headers.get("X-Seed"), warning: response.headers.get("X-Warning") }];
+		const result = await response.json().catch(lost);
 		return (result.images ?? [result]).map(({ image, media_type: type, seed }) => {
 			const bytes = Uint8Array.from(atob(image), (letter) => letter.charCodeAt(0));
 			return { file: new Blob([bytes], { type }), seed: String(seed), warning: result.warnings?.[0] };
@@ -122,7 +126,7 @@ async function* events(body) {
 	const reader = body.pipeThrough(new TextDecoderStream()).getReader();
 	try {
 		for (let text = ""; ;) {
-			const { done, value } = await reader.read();
+			const { done, value } = await Promise.race([reader.read(), pause(LONGEST_SILENCE).then(() => ({ done: true }))]);
 			if (done) return;
 			const whole = (text + value).split("\n\n");
 			text = whole.pop();

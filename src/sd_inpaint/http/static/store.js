@@ -36,7 +36,7 @@ export class Store {
 	saveNow() {
 		clearTimeout(this.#timer);
 		// A full disk: what is here stays here, and a reload has what was kept last.
-		this.#saving = this.#saving.then(() => this.#write()).catch(() => {});
+		this.#saving = this.#saving.then(() => this.#write()).catch(() => { this.#names = new WeakMap(); });
 		return this.#saving;
 	}
 

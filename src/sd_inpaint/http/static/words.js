@@ -2,16 +2,16 @@
 
 const CAPTIONS = {
 	negative_prompt: ["Avoid", "What should not appear."],
-	num_inference_steps: ["Steps", "More take longer and show more detail."],
+	num_inference_steps: ["Steps", "More take longer, for more detail."],
 	guidance_scale: ["Guidance", "Low is free, high is literal."],
 	seed: ["Seed", "The same number gives the same picture."],
 	prompt_weights: ["Weights in the prompt", "(word:1.3) counts more; long prompts are read to the end."],
 	prompt_syntax: ["Language of the prompt"],
 	scheduler: ["Sampler"],
 	strength: ["Strength", "Below 1, some of what was there shows through."],
-	masked_content: ["Begin from", "Counts with a strength below 1."],
+	masked_content: ["Begin from", "With a strength below 1."],
 	region: ["Work on", "A close look paints finer; the whole picture shows the model more."],
-	padding: ["Surroundings", "How much the model sees around the mask, in pixels."],
+	padding: ["Surroundings", "What the model sees around the mask, in pixels."],
 	soft_mask: ["Soft edges mean"],
 	color_match: ["Match the colours", "Fits the new part to its surroundings."],
 	keep_exif: ["Keep the camera's data", "Time, camera and place stay in the file."],
@@ -22,7 +22,7 @@ const CAPTIONS = {
 	mask: ["Mask"],
 	prompt: ["Prompt"],
 	num_images: ["Pictures"],
-	loras: ["LoRAs", "Names and weights, as in name:0.8,other:0.5."],
+	loras: ["LoRAs", "Names and weights: name:0.8,other:0.5."],
 };
 
 const CHOICES = {
@@ -54,9 +54,9 @@ const MESSAGES = {
 	size_mismatch: `Mask and picture differ in size. ${MARK_ONCE_MORE}`,
 	queue_full: "Many pictures are waiting on this server.",
 	too_many_connections: "Many people are connected to this server.",
-	rate_limited: "You asked for many pictures in a short time.",
+	rate_limited: "You asked for many pictures at once.",
 	quota_exceeded: "You have used up your share of this server for now.",
-	model_loading: "The model is loading. You can open a picture and mark a part of it meanwhile.",
+	model_loading: "The model is loading. You can open a picture and mark a part meanwhile.",
 	model_disabled: "Painting is switched off on this server.",
 	model_failed: `The model could not be started; ${SEE_LOG}`,
 	not_ready: "The server is not ready yet.",
@@ -66,12 +66,12 @@ const MESSAGES = {
 	content_flagged: "The safety filter held the result back. Try other words, or another one.",
 	deadline_exceeded: "It took longer than this server allows. Fewer steps or a smaller part are quicker.",
 	upload_timeout: "The upload took too long.",
-	out_of_memory: "The picture needs more memory than this server has. A smaller part, or a smaller picture, will do.",
+	out_of_memory: "The picture needs more memory than this server has. A smaller part or picture will do.",
 	invalid_output: "The model gave no picture. Try another one.",
 	job_lost: "The server lost this painting. Paint once more.",
 	job_not_found: "This painting is no longer on the server.",
-	forbidden_origin: "This server does not serve pages of this address.",
-	forbidden_host: "This server is not meant to be reached under this address.",
+	forbidden_origin: "This server serves no pages of this address.",
+	forbidden_host: "This server is not to be reached under this address.",
 	internal: `Something went wrong on the server. Paint once more; if it happens again, ${SEE_LOG}`,
 };
 
