@@ -249,7 +249,7 @@ async function finish(request, files) {
 	const first = await results.add(request, files), isHere = documents.isAt(request.document);
 	job = null;
 	if (isHere) await showResult(first, true);
-	if (files[0].warning) warn("The mask has no white: little or nothing was repainted.");
+	if (files[0].warning) warn("The mask has no white: it was repainted in part, if at all.");
 	else if (isHere) say("");
 	else say(`“${request.document.name}” is done.`, { tone: "good", action: { text: "Show it", act: () => showResult(first) } });
 }

@@ -71,7 +71,7 @@ const MESSAGES = {
 	job_lost: "The server lost this painting. Paint once more.",
 	job_not_found: "This painting is no longer on the server.",
 	forbidden_origin: "This server serves no pages of this address.",
-	forbidden_host: "This server is not to be reached under this address.",
+	forbidden_host: "This server is not reached under this address.",
 	internal: `Something went wrong on the server. Paint once more; if it happens again, ${SEE_LOG}`,
 };
 
