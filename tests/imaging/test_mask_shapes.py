@@ -93,7 +93,7 @@ class TestExtension:
     @pytest.mark.parametrize("overlap", [0, 1, 8, 500])
     def test_the_picture_stays_and_the_room_is_white(self, overlap: int) -> None:
         """The picture's pixels are where they were; the mask is white outside of them and fades to black inside."""
-        larger, mask = extend(picture(), Sides(left=9, top=0, right=20, bottom=3), overlap)
+        larger, mask = extend(picture(), Sides(left=9, top=0, right=20, bottom=3), overlap, max_pixels=10**6)
         assert larger.size == (99, 56)
         assert (larger.rgb[:53, 9:79] == picture().rgb).all()
         assert (mask[:, :9] == 255).all()
@@ -111,7 +111,7 @@ class TestExtension:
     def test_room_continues_the_colours_and_is_opaque(self) -> None:
         """A plain picture's room has its colour; a translucent one is opaque there, and keeps its own alpha."""
         plain = Picture(np.full((20, 20, 3), 77, np.uint8), np.full((20, 20), 9, np.uint8))
-        larger, _ = extend(plain, Sides(right=30), 4)
+        larger, _ = extend(plain, Sides(right=30), 4, max_pixels=10**6)
         assert np.abs(larger.rgb.astype(int) - 77).max() <= 1
         assert larger.alpha is not None
         assert (larger.alpha[:, 20:] == 255).all()

@@ -79,19 +79,14 @@ def extend(
             "There is nothing to add: use --left, --top, --right, --bottom, or a --ratio of another shape.",
             field="ratio",
         )
-    width, height = picture.width + sides.left + sides.right, picture.height + sides.top + sides.bottom
-    if width * height > max_pixels:
-        raise InvalidParameterError(
-            f"{width}x{height} is more than the {max_pixels} pixels of SD_INPAINT_MAX_PIXELS.", field="ratio"
-        )
-    larger, mask = extend(picture, sides, overlap)
+    larger, mask = extend(picture, sides, overlap, max_pixels=max_pixels)
     write_whole(output, codecs.encode(larger, image_format))
     write_whole(mask_output, encode_mask(mask))
     if as_json:
         facts = {"left": sides.left, "top": sides.top, "right": sides.right, "bottom": sides.bottom}
-        print(json.dumps({"output": str(output), "mask": str(mask_output), "size": [width, height], **facts}))
+        print(json.dumps({"output": str(output), "mask": str(mask_output), "size": list(larger.size), **facts}))
     else:
-        print(f"{output}  {width}x{height}, with its mask in {mask_output}. To paint it:")
+        print(f"{output}  {larger.width}x{larger.height}, with its mask in {mask_output}. To paint it:")
         print(f'sd-inpaint paint {shlex.quote(str(output))} {shlex.quote(str(mask_output))} "what belongs there"')
 
 

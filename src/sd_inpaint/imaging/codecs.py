@@ -37,11 +37,15 @@ from sd_inpaint.errors import (
     InvalidImageError,
     InvalidMaskError,
 )
-from sd_inpaint.imaging import colour_tags, colours, containers, exif, probe
+from sd_inpaint.imaging import colour_tags, colours, containers, exif, frames, probe
 from sd_inpaint.picture import Picture, Pixels
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF")
 """Formats that are read, by Pillow's names: none that runs a program (EPS) or contains other files (PDF, ICO, ICNS)."""
+
+_THUMBNAIL_ONLY: Final = (
+    "TIFF that holds a thumbnail only, as raw files of cameras do; export the picture as JPEG or PNG"
+)
 
 _FOREIGN_ERRORS: Final = (
     ArithmeticError,
@@ -319,8 +323,8 @@ def _open(
     if problem := probe.problem_of_scans(coded.scans):
         raise error_class(f"The {name} is a {problem}.")
     with _opened(coded.data) as source:
-        if isinstance(source, TiffImagePlugin.TiffImageFile):
-            probe.go_to_picture(source)
+        if isinstance(source, TiffImagePlugin.TiffImageFile) and not frames.seek_picture(source):
+            raise error_class(f"The {name} is a {_THUMBNAIL_ONLY}.")
         _check_size(source.size, name, max_pixels)
         if problem := probe.problem_of_picture(source, coded.data, max_pixels):
             raise error_class(f"The {name} is a {problem}.")
@@ -341,18 +345,7 @@ def _decoded(
         _check_size(source.size, name, max_pixels)
         if coded.other is not None:
             _check_rows(source, coded.other)
-        yield (_framed(source) if isinstance(source, GifImagePlugin.GifImageFile) else source), coded
-
-
-def _framed(source: GifImagePlugin.GifImageFile) -> Image.Image:
-    """A GIF's first frame, with nothing around it where it does not fill the screen: Pillow has a colour there."""
-    extent = source.dispose_extent
-    if extent is None or extent == (0, 0, *source.size):
-        return source
-    framed = Image.new("RGBA", source.size)
-    framed.paste(source.convert("RGBA").crop(extent), extent[:2])
-    framed.info = {key: value for key, value in source.info.items() if key != "transparency"}
-    return framed
+        yield (frames.on_screen(source) if isinstance(source, GifImagePlugin.GifImageFile) else source), coded
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sd_inpaint.errors import ImageTooLargeError
 from sd_inpaint.imaging import masks
 from sd_inpaint.picture import Picture, Pixels
 
@@ -33,7 +34,7 @@ def sides_for_ratio(size: tuple[int, int], ratio: float) -> Sides:
     return Sides(top=more // 2, bottom=more - more // 2)
 
 
-def extend(picture: Picture, sides: Sides, overlap: int) -> tuple[Picture, Pixels]:
+def extend(picture: Picture, sides: Sides, overlap: int, *, max_pixels: int) -> tuple[Picture, Pixels]:
     """Adds room around a picture.
 
     The room continues the picture's colours smoothly, for a ``strength`` below 1 to begin with.
@@ -43,10 +44,22 @@ def extend(picture: Picture, sides: Sides, overlap: int) -> tuple[Picture, Pixel
         sides: How much.
         overlap: Pixels of the picture beside the room in which the mask fades from white to black, so that what is
             painted there meets the picture without a seam.
+        max_pixels: Largest width times height of the larger picture.
 
     Returns:
         The larger picture, opaque in its room, and its mask: (H, W) uint8.
+
+    Raises:
+        ImageTooLargeError: If it would have more pixels; nothing is made then.
     """
+    width, height = picture.width + sides.left + sides.right, picture.height + sides.top + sides.bottom
+    if width * height > max_pixels:
+        raise ImageTooLargeError(
+            f"With this room the picture has {width}x{height} pixels, more than the {max_pixels} of "
+            "SD_INPAINT_MAX_PIXELS.",
+            size=[width, height],
+            max_pixels=max_pixels,
+        )
     around = ((sides.top, sides.bottom), (sides.left, sides.right))
     mask = np.pad(_fading(picture, sides, overlap), around, constant_values=255)
     room = np.pad(np.zeros((picture.height, picture.width), np.uint8), around, constant_values=255)

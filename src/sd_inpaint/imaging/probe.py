@@ -36,13 +36,6 @@ _PNG_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _BMP_RUN_LENGTH: Final = (1, 2)
 """Values of biCompression: BI_RLE8, BI_RLE4."""
 
-_MAX_TIFF_PAGES: Final = 8
-"""Looked at for one that is the picture; programs write at most a thumbnail or two before it."""
-
-_NEW_SUBFILE_TYPE: Final = 254
-_REDUCED_OR_MASK: Final = 0b101
-"""Bits of it: a smaller copy of another page, and its transparency. Source: TIFF 6.0, page 36."""
-
 _TILE_WIDTH, _TILE_LENGTH, _STRIP_OFFSETS, _TILE_OFFSETS = 322, 323, 273, 324
 
 
@@ -94,23 +87,6 @@ def problem_of_picture(source: Image.Image, data: bytes, max_pixels: int) -> str
     return None
 
 
-def go_to_picture(source: TiffImagePlugin.TiffImageFile) -> None:
-    """Goes to a TIFF's first page that is a picture of its own; stays where it is if there is none."""
-    for page in range(_MAX_TIFF_PAGES):
-        try:
-            source.seek(page)
-        except EOFError:
-            break
-        if _is_own_picture(source):
-            return
-    source.seek(0)
-
-
-def _is_own_picture(source: TiffImagePlugin.TiffImageFile) -> bool:
-    kind = source.tag_v2.get(_NEW_SUBFILE_TYPE, 0)
-    return not (isinstance(kind, int) and kind & _REDUCED_OR_MASK)
-
-
 def _problem_of_jpeg(source: Image.Image, data: bytes) -> str | None:
     # Huffman codes have at least one bit, and each block of 8×8 at least one code. A decoder fills up with grey.
     blocks = -(-source.width // 8) * -(-source.height // 8)
@@ -120,8 +96,6 @@ def _problem_of_jpeg(source: Image.Image, data: bytes) -> str | None:
 
 
 def _problem_of_tiff(source: TiffImagePlugin.TiffImageFile, max_pixels: int) -> str | None:
-    if not _is_own_picture(source):
-        return "TIFF that holds a thumbnail only, as raw files of cameras do; export the picture as JPEG or PNG"
     tags = source.tag_v2
     width, height = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
     if int(width) * int(height) > max_pixels:

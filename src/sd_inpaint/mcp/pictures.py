@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import anyio.to_thread
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sd_inpaint.errors import BodyTooLargeError, ImageTooLargeError, InvalidParameterError
+from sd_inpaint.errors import BodyTooLargeError, InvalidParameterError
 from sd_inpaint.imaging import codecs, mask_shapes, masks
 from sd_inpaint.mcp.folders import Folders
 from sd_inpaint.picture import Picture, Pixels
@@ -86,7 +86,7 @@ class Pictures:
     def __init__(self, folders: Folders | None, *, max_bytes: int, max_pixels: int) -> None:
         self.folders = folders
         self._max_bytes = max_bytes
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
 
     async def read(self, name: str, given: str | PictureContent) -> bytes:
         """Returns a picture's file.
@@ -108,18 +108,9 @@ class Pictures:
         mask = masks.prepare(shape.draw(self.decode(image)), invert=invert, grow=grow, blur=blur)
         return mask_shapes.encode_mask(mask)
 
-    def check_size(self, width: int, height: int) -> None:
-        """Raises ImageTooLargeError if a picture that is about to be made would have too many pixels."""
-        if width * height > self._max_pixels:
-            raise ImageTooLargeError(
-                f"The picture would have {width}x{height} pixels; this server accepts at most {self._max_pixels}.",
-                size=[width, height],
-                max_pixels=self._max_pixels,
-            )
-
     def decode(self, image: bytes) -> Picture:
         """Decodes a picture; blocks."""
-        return codecs.decode_image(image, max_pixels=self._max_pixels)
+        return codecs.decode_image(image, max_pixels=self.max_pixels)
 
     def _read(self, name: str, given: str | PictureContent) -> bytes:
         if isinstance(given, PictureContent):

@@ -272,9 +272,7 @@ class Tools:
         return f" Written to {', '.join(each.name for each in places)}."
 
     def _extended(self, file: bytes, sides: Sides, overlap: int) -> tuple[bytes, bytes]:
-        picture = self._pictures.decode(file)
-        self._pictures.check_size(picture.width + sides.left + sides.right, picture.height + sides.top + sides.bottom)
-        larger, mask = extend(picture, sides, overlap)
+        larger, mask = extend(self._pictures.decode(file), sides, overlap, max_pixels=self._pictures.max_pixels)
         return codecs.encode(larger), encode_mask(mask)
 
 
